@@ -1,0 +1,271 @@
+"""Reader of nuScenes-schema data sets: keyframes become ``Frame``."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gsrender_core.classes import IGNORE, lidarseg_lookup
+from gsrender_core.data.frame import Frame, PixelLabels
+from gsrender_core.data.image_fit import fit_image
+from gsrender_core.data.lidar_labels import LabelOptions, drop_occluded, on_own_vehicle, project_lidar
+from gsrender_core.data.nuscenes_tables import CAMERA_CHANNELS, LIDAR_CHANNEL, NuScenesTables, SensorRecord
+from gsrender_core.data.occ3d_labels import Occ3DLabels, read_occ3d_labels
+from gsrender_core.geometry import apply, inverse
+
+logger = logging.getLogger(__name__)
+
+# RayIoU casts from LiDAR positions near enough to the reference ego, and from eight at most.
+ORIGIN_LIMIT_M = 39.0
+MAX_ORIGINS = 8
+
+_SWEEP_COLUMNS = 5  # x, y, z (m, LiDAR frame), intensity, ring
+
+
+def read_image(record: SensorRecord) -> np.ndarray:
+    """Read a camera image, uint8 [H, W, 3] RGB, at the size the tables state.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an image, cut off, or of another size (the intrinsics would not fit).
+    """
+    path = record.filename
+    if not path.is_file():
+        raise FileNotFoundError(f"image {path} of {record.channel} is missing. Unpack the archive that holds it.")
+    data = path.read_bytes()
+    # OpenCV fills the missing part of a cut-off JPEG with grey and says nothing.
+    if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-4096:]:
+        raise ValueError(f"image {path} is cut off: {len(data)} bytes without a JPEG end marker. Copy it again.")
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if image is None:
+        raise ValueError(f"image {path} cannot be decoded ({len(data)} bytes). Copy it again.")
+    if image.shape[1::-1] != record.size:
+        raise ValueError(
+            f"image {path} is {image.shape[1]}x{image.shape[0]}, sample_data states {record.size[0]}x{record.size[1]}; "
+            "the intrinsics belong to the stated size. Use the original images."
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_sweep(path: Path) -> np.ndarray:
+    """Read a LiDAR sweep, float32 [N, 5]: x, y, z in metres (LiDAR frame), intensity, ring.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: cut off (not whole points), empty, or coordinates that are not finite.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"LiDAR sweep {path} is missing. Unpack the archive that holds it.")
+    size, point = path.stat().st_size, 4 * _SWEEP_COLUMNS
+    if size == 0 or size % point:
+        raise ValueError(
+            f"LiDAR sweep {path} has {size} bytes, expected a positive multiple of {point}. Copy it again."
+        )
+    points = np.fromfile(path, dtype=np.float32).reshape(-1, _SWEEP_COLUMNS)
+    bad = ~np.isfinite(points[:, :3]).all(axis=1)
+    if bad.any():
+        raise ValueError(f"LiDAR sweep {path}: {int(bad.sum())} of {len(points)} points are not finite. Copy it again.")
+    return points
+
+
+class NuScenes:
+    """Keyframes of a data set in the nuScenes v1.0 schema, in order of scene and time.
+
+    Args:
+        root: the folder that holds ``v1.0-*``, ``samples`` and, where present, ``lidarseg`` and ``gts``.
+        image_size: width and height of the frames' images, px; see ``fit_image``.
+        version: as ``v1.0-trainval``; default the only one present.
+        scenes: names of the scenes to read; default all.
+        cameras: channels, in the order of the frames' arrays.
+        label_options: what becomes a label.
+
+    Raises:
+        FileNotFoundError, ValueError: missing, broken or inconsistent tables, an unknown scene, no
+            complete sample.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        image_size: tuple[int, int] = (704, 256),
+        version: str | None = None,
+        scenes: Sequence[str] | None = None,
+        cameras: Sequence[str] = CAMERA_CHANNELS,
+        label_options: LabelOptions | None = None,
+    ):
+        self.root = Path(root)
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.cameras = tuple(cameras)
+        self.label_options = label_options or LabelOptions()
+        self.tables = NuScenesTables(self.root, version, scenes, (*self.cameras, LIDAR_CHANNEL))
+        self.skipped: dict[str, list[str]] = {}
+        complete = []
+        for token in self.tables.samples:
+            missing = [c for c in (*self.cameras, LIDAR_CHANNEL) if self.tables.record(token, c) is None]
+            if missing:
+                self.skipped.setdefault(f"no key frame of {', '.join(missing)}", []).append(token)
+            else:
+                complete.append(token)
+        for reason, tokens in self.skipped.items():
+            logger.warning(
+                "%s: %d of %d samples skipped, %s; first %s",
+                self.root, len(tokens), len(self.tables.samples), reason, tokens[0],
+            )  # fmt: skip
+        if not complete:
+            counts = {reason: len(tokens) for reason, tokens in self.skipped.items()}
+            raise ValueError(
+                f"{self.root} has no complete sample in {self.tables.version}; skipped: {counts or 'none'}"
+            )
+        self.tokens: tuple[str, ...] = tuple(complete)
+        self._index = {token: i for i, token in enumerate(complete)}
+        self._lidarseg: tuple[dict[int, str], np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def scene_names(self) -> tuple[str, ...]:
+        """Scenes that were read, in order."""
+        return self.tables.scene_names
+
+    def scene_of(self, i: int) -> str:
+        """Name of the scene of sample ``i``."""
+        return self.tables.samples[self.tokens[i]].scene
+
+    def indices_of(self, scene: str) -> list[int]:
+        """Samples of a scene, in time order."""
+        return [self._index[s.token] for s in self.tables.samples_of(scene) if s.token in self._index]
+
+    def sensor_records(self, scene: str, include_sweeps: bool = False):
+        """Every measurement of a scene in time order, see ``NuScenesTables.sensor_records``."""
+        return self.tables.sensor_records(scene, include_sweeps)
+
+    def adjacent(self, i: int, k: int) -> int | None:
+        """The sample ``k`` keyframes after ``i`` (before, where ``k`` < 0), in the same scene.
+
+        None beyond the scene's ends, and where that very sample was skipped: its neighbour is no substitute.
+        """
+        sample = self.tables.samples[self.tokens[i]]
+        for _ in range(abs(k)):
+            link = sample.next if k > 0 else sample.prev
+            if not link:
+                return None
+            sample = self.tables.samples[link]
+        return self._index.get(sample.token)
+
+    def frame(self, i: int, labels: bool = True) -> Frame:
+        """Read sample ``i``.
+
+        Args:
+            i: index of the sample.
+            labels: also project the LiDAR points; their classes are ``IGNORE`` where the data set has
+                no lidarseg for the sample.
+
+        Raises:
+            FileNotFoundError, ValueError: a missing, cut off or inconsistent image, sweep or lidarseg.
+        """
+        token = self.tokens[i]
+        lidar = self._record(token, LIDAR_CHANNEL)
+        images, Ks, T_ego_cam = [], [], []
+        for channel in self.cameras:
+            camera = self._record(token, channel)
+            if camera.K is None:
+                raise ValueError(f"{self.root}: {channel} of sample {token} has an empty camera_intrinsic")
+            fit = fit_image(camera.size, camera.K, self.image_size)
+            images.append(fit(read_image(camera)).transpose(2, 0, 1))
+            Ks.append(fit.K)
+            T_ego_cam.append(inverse(lidar.T_global_ego) @ camera.T_global_ego @ camera.T_ego_sensor)
+        Ks, T_ego_cam = np.stack(Ks), np.stack(T_ego_cam)
+        return Frame(
+            images=np.stack(images),
+            Ks=Ks,
+            T_ego_cam=T_ego_cam,
+            T_global_ego=lidar.T_global_ego,
+            stamp_ns=lidar.stamp_ns,
+            camera_names=self.cameras,
+            token=token,
+            scene=self.scene_of(i),
+            labels=self._labels(lidar, T_ego_cam, Ks) if labels else None,
+        )
+
+    def lidar(self, i: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """The sweep of sample ``i``.
+
+        Returns:
+            points float32 [N, 5] (``read_sweep``), raw lidarseg ids uint8 [N] or None where the data
+            set has none, and ``T_ego_lidar`` float64 [4, 4].
+        """
+        lidar = self._record(self.tokens[i], LIDAR_CHANNEL)
+        return (*self._sweep(lidar), lidar.T_ego_sensor)
+
+    def ground_truth(self, i: int) -> Occ3DLabels | None:
+        """Occ3D labels of sample ``i``, or None where ``gts`` has none for it.
+
+        Raises:
+            ValueError: the file is broken or has other shapes, dtypes or ids.
+        """
+        path = self.root / "gts" / self.scene_of(i) / self.tokens[i] / "labels.npz"
+        return read_occ3d_labels(path) if path.is_file() else None
+
+    def ray_origins(self, i: int) -> np.ndarray:
+        """Where RayIoU casts from for sample ``i``: float64 [n, 3], m, ego frame at its LiDAR stamp.
+
+        LiDAR positions of all keyframes of the scene, those with |x| and |y| < 39 m; of more than
+        eight, eight spread evenly over the sequence (SparseOcc).
+        """
+        T_ego_global = inverse(self._record(self.tokens[i], LIDAR_CHANNEL).T_global_ego)
+        records = (self.tables.record(s.token, LIDAR_CHANNEL) for s in self.tables.samples_of(self.scene_of(i)))
+        positions_global = [(r.T_global_ego @ r.T_ego_sensor)[:3, 3] for r in records if r is not None]
+        origins = apply(T_ego_global, np.array(positions_global))
+        origins = origins[(np.abs(origins[:, :2]) < ORIGIN_LIMIT_M).all(axis=1)]
+        if len(origins) > MAX_ORIGINS:
+            origins = origins[np.round(np.linspace(0, len(origins) - 1, MAX_ORIGINS)).astype(np.int64)]
+        return origins
+
+    def _record(self, token: str, channel: str) -> SensorRecord:
+        record = self.tables.record(token, channel)
+        assert record is not None, (token, channel)  # incomplete samples were skipped
+        return record
+
+    def _sweep(self, lidar: SensorRecord) -> tuple[np.ndarray, np.ndarray | None]:
+        points = read_sweep(lidar.filename)
+        path = self.tables.lidarseg_file(lidar.token)
+        if path is None:
+            return points, None
+        if not path.is_file():
+            raise FileNotFoundError(f"lidarseg {path} is missing. Unpack the nuScenes-lidarseg archive.")
+        ids = np.fromfile(path, dtype=np.uint8)
+        if len(ids) != len(points):
+            raise ValueError(
+                f"lidarseg {path} has {len(ids)} ids, its sweep {lidar.filename} {len(points)} points. Copy both again."
+            )
+        return points, ids
+
+    def _labels(self, lidar: SensorRecord, T_ego_cam: np.ndarray, Ks: np.ndarray) -> PixelLabels:
+        points, ids = self._sweep(lidar)
+        points = points[:, :3].astype(np.float64)
+        options = self.label_options
+        if ids is None:
+            classes = np.full(len(points), IGNORE, dtype=np.uint8)
+            own = np.zeros(len(points), dtype=bool)
+        else:
+            names, lookup = self._lidarseg_classes()
+            unknown = sorted(set(np.unique(ids).tolist()) - names.keys())
+            if unknown:
+                path = self.tables.lidarseg_file(lidar.token)
+                raise ValueError(f"lidarseg {path} has ids {unknown} that category.json does not name")
+            classes, own = lookup[ids], np.isin(ids, [n for n, name in names.items() if name == "vehicle.ego"])
+        if not options.renderocc_parity:
+            keep = ~(own | on_own_vehicle(apply(lidar.T_ego_sensor, points)))
+            points, classes = points[keep], classes[keep]
+        labels = project_lidar(points, classes, lidar.T_ego_sensor, T_ego_cam, Ks, self.image_size)
+        return drop_occluded(labels, self.image_size) if options.drop_occluded else labels
+
+    def _lidarseg_classes(self) -> tuple[dict[int, str], np.ndarray]:
+        if self._lidarseg is None:
+            names = self.tables.lidarseg_names()
+            self._lidarseg = names, lidarseg_lookup(names, self.label_options.renderocc_parity)
+        return self._lidarseg
