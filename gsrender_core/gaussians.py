@@ -37,7 +37,8 @@ class Gaussians:
         ):
             raise ValueError(
                 "Gaussians disagree in shape: means "
-                f"{tuple(self.means.shape)}, scales {tuple(self.scales.shape)}, opacities {tuple(self.opacities.shape)}, "
+                f"{tuple(self.means.shape)}, scales {tuple(self.scales.shape)}, "
+                f"opacities {tuple(self.opacities.shape)}, "
                 f"logits {tuple(self.logits.shape)}, quats {None if self.quats is None else tuple(self.quats.shape)}"
             )
 

@@ -1,0 +1,195 @@
+"""Typed configuration: frozen dataclasses with working defaults; a YAML file only overrides, unknown keys are errors.
+
+``ModelConfig`` travels inside every checkpoint; ``TrainConfig`` is what ``gsrender train`` adds.
+"""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from gsrender_core.voxel_grid import VoxelGrid
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Image backbone. ``name``: efficientnet_lite0, resnet18, resnet50, swin_base."""
+
+    name: str = "efficientnet_lite0"
+    pretrained: bool = True  # Lite0: offline ImageNet weights; others: only where transformers finds them
+    frozen: bool = True  # frozen features are computed once a frame and cached: what makes CPU training affordable
+
+
+@dataclass(frozen=True)
+class DepthConfig:
+    """Depth bins of the lift: ``uniform`` steps, or ``linear`` growing steps (finer near the car)."""
+
+    min_m: float = 1.0
+    max_m: float = 57.0
+    bins: int = 56
+    spacing: str = "linear"
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """2D features to voxels. ``kind``: lift_splat or projection; ``stride``: of the image features."""
+
+    kind: str = "lift_splat"
+    stride: int = 8
+    neck_channels: int = 96
+    channels: int = 32
+    downsample: int = 2  # voxels of the lifted volume are this many times wider in x and y
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Volume encoder. ``kind``: bev (channel-to-height 2D U-Net) or resnet3d (the paper's)."""
+
+    kind: str = "bev"
+    channels: int = 64
+    features: int = 24  # channels of the voxel feature volume P
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Gaussian head (Eq. 6); the switches of Table 3."""
+
+    hidden: int = 64
+    max_offset_m: float = 1.2  # three voxels each way (section 8); 0 freezes the means
+    base_scale_m: float = 0.2
+    min_scale_m: float = 0.05
+    max_scale_m: float = 0.8
+    predict_scale: bool = True
+    predict_rotation: bool = False
+    opacity_bias: float = -2.2  # opacity 0.1 at the start: far above the rasteriser's 1/255 cut
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build the network; stored in its checkpoint."""
+
+    image_size: tuple[int, int] = (704, 256)
+    grid: VoxelGrid = field(default_factory=VoxelGrid)
+    num_classes: int = 17
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
+    view: ViewConfig = field(default_factory=ViewConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    tau: float = 0.1  # Eq. 7; swept on held-out training scenes and stored with the weights
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses; 0 switches a term off."""
+
+    semantic: float = 1.0  # Eq. 12
+    depth: float = 1.0  # Eq. 13
+    silog_lambda: float = 0.85  # RenderOcc's; 1 is Eq. 13 as printed
+    omega: float = 0.8  # adjacent frames (Eq. 14)
+    alpha: float = 0.1  # dynamic classes in adjacent frames (Eq. 12, 13)
+    depth_net: float = 0.5  # cross-entropy of the lift's depth distribution at the labels
+    offset_drift: float = 1.0  # squared mean offset in voxels: keeps the lattice from sliding as one
+    ray: float = 1.0  # direct ray supervision: free before the label, occupied with its class at it
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; the model's own settings are in ``model``."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    steps: int = 8000
+    batch: int = 1
+    learning_rate: float = 2e-3
+    schedule: str = "cosine"  # cosine or linear, to 1 % of the learning rate
+    warmup_steps: int = 200
+    weight_decay: float = 1e-2
+    grad_clip: float = 5.0
+    ema_decay: float = 0.999
+    adjacent: tuple[int, ...] = (1,)  # k of Eq. 9; a step uses one of them that exists
+    compensation: str = "features"  # Ray Compensation at features, logits (Table 5) or none
+    ray_adjacent: tuple[int, ...] = (-2, -1, 1, 2)  # frames whose labels feed the direct ray supervision
+    pixels: int = 4096  # labelled pixels rendered a frame and step
+    rays: int = 8192  # labels used by the direct ray supervision a frame and step
+    rare_boost: float = 0.5  # labels are drawn with probability ~ (labels of their class in the frame) ** -rare_boost
+    bev_flip: bool = True
+    freeze_norm_at: float = 0.6  # share of the steps after which batch norms keep their statistics (batch 1 is noisy)
+    bf16: bool = False  # autocast of the network (not of the renderer)
+    validation_scenes: int = 4  # taken from the end of the training scenes, never trained on
+    validate_every: int = 1000
+    validation_frames: int = 16
+    checkpoint_every: int = 500
+    cache_gb: float = 8.0  # memory for the features of a frozen backbone; beyond it they are computed again
+    seed: int = 0
+
+
+def from_dict(cls, values: dict, where: str = ""):
+    """Build a configuration dataclass from nested plain values, checking names and types.
+
+    Raises:
+        ValueError: an unknown key, naming the place and the known keys, or a value of the wrong type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{where or cls.__name__}: expected keys and values, got {values!r}")
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"{where or cls.__name__}: unknown key {unknown[0]!r}; known: {', '.join(known)}")
+    return cls(**{name: _convert(hints[name], value, f"{where}.{name}".lstrip(".")) for name, value in values.items()})
+
+
+def _convert(hint, value, where: str):
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, where)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where}: expected a list, got {value!r}")
+        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(inner) != len(value):
+            raise ValueError(f"{where}: expected {len(inner)} values, got {len(value)}: {value!r}")
+        return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(next(h for h in arguments if h is not type(None)), value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint in (int, float) and isinstance(value, bool)):
+        raise ValueError(f"{where}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def to_dict(config) -> dict:
+    """Nested plain values of a configuration, ready for JSON or YAML."""
+    plain = dataclasses.asdict(config)
+
+    def lists(value):
+        if isinstance(value, dict):
+            return {k: lists(v) for k, v in value.items()}
+        return [lists(v) for v in value] if isinstance(value, tuple | list) else value
+
+    return lists(plain)
+
+
+def load_train_config(path: str | Path) -> TrainConfig:
+    """Read a training configuration from YAML.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not YAML, an unknown key or a wrong type; the message names the key.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    try:
+        return from_dict(TrainConfig, values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

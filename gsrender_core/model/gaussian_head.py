@@ -1,0 +1,47 @@
+"""Gaussian head (Eq. 6): every voxel feature becomes one Gaussian anchored at its voxel's centre."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gsrender_core.config import HeadConfig
+from gsrender_core.gaussians import Gaussians
+
+
+class GaussianHead(nn.Module):
+    """Two fully connected layers: offset 3, scale 3, opacity 1, logits K (and a quaternion as Table 3's variant).
+
+    mean = centre + max_offset * tanh(d); scale = base * exp(d), clamped; rotation = identity;
+    opacity = sigmoid. The offset and scale outputs start at zero.
+    """
+
+    def __init__(self, config: HeadConfig, inputs: int, num_classes: int):
+        super().__init__()
+        self.config, self.num_classes = config, num_classes
+        self.hidden = nn.Linear(inputs, config.hidden)
+        outputs = 7 + num_classes + (4 if config.predict_rotation else 0)
+        self.output = nn.Linear(config.hidden, outputs)
+        with torch.no_grad():
+            self.output.weight[:6] = 0
+            self.output.bias.zero_()
+            self.output.bias[6] = config.opacity_bias
+            if config.predict_rotation:
+                self.output.weight[-4:] = 0
+                self.output.bias[-4] = 1
+
+    def forward(self, features: torch.Tensor, centers: torch.Tensor) -> Gaussians:
+        """Features [N, F] and voxel centres [N, 3] (m) -> N Gaussians."""
+        c = self.config
+        out = self.output(F.softplus(self.hidden(features))).float()
+        means = centers + c.max_offset_m * torch.tanh(out[:, 0:3]) if c.max_offset_m > 0 else centers
+        scale = out[:, 3:6] if c.predict_scale else torch.zeros_like(out[:, 3:6])
+        scales = (c.base_scale_m * torch.exp(scale.clamp(-4, 4))).clamp(c.min_scale_m, c.max_scale_m)
+        quats = F.normalize(out[:, -4:], dim=-1) if c.predict_rotation else None
+        logits = out[:, 7 : 7 + self.num_classes]
+        return Gaussians(means, scales, torch.sigmoid(out[:, 6]), logits, quats)
+
+    def opacity_and_logits(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Opacity logit [N] and class logits [N, K] only: all that Eq. 7 and the ray supervision need."""
+        hidden = F.softplus(self.hidden(features))
+        out = F.linear(hidden, self.output.weight[6 : 7 + self.num_classes], self.output.bias[6 : 7 + self.num_classes])
+        return out[:, 0].float(), out[:, 1:].float()

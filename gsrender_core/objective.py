@@ -1,0 +1,167 @@
+"""The training objective of one frame (Eq. 14 plus the terms beyond the paper), weights applied in one place."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gsrender_core.classes import DYNAMIC_IDS, balance_weights
+from gsrender_core.config import TrainConfig
+from gsrender_core.gaussians import Gaussians
+from gsrender_core.geometry import inverse
+from gsrender_core.losses import (
+    depth_loss,
+    depth_net_loss,
+    dynamic_weights,
+    offset_drift_loss,
+    semantic_loss,
+)
+from gsrender_core.model.gsrender import GSRender
+from gsrender_core.ray_compensation import compensate_features, compensate_gaussians, without
+from gsrender_core.ray_supervision import flat_index, ray_loss, ray_targets
+from gsrender_core.render import Cameras, Pixels, render_pixels
+from gsrender_core.training_frames import FrameLabels, TrainingFrames
+
+
+@dataclass
+class Adjacent:
+    """An adjacent frame: its labels and ``T_curr_adj`` float32 [4, 4]."""
+
+    labels: FrameLabels
+    T_curr_adj: torch.Tensor
+
+
+class Objective:
+    """Computes all loss terms of one frame."""
+
+    def __init__(self, config: TrainConfig, model: GSRender, frames: TrainingFrames):
+        self.config, self.model, self.frames = config, model, frames
+        device = frames.device
+        self.beta = torch.from_numpy(balance_weights()).to(device)
+        self.dynamic = torch.zeros(config.model.num_classes, dtype=torch.bool, device=device)
+        self.dynamic[list(DYNAMIC_IDS)] = True
+        grid = config.model.grid
+        centred = all(abs(lo + hi) < 1e-6 for lo, hi in zip(grid.min_m[:2], grid.max_m[:2], strict=True))
+        if config.bev_flip and not centred:
+            raise ValueError(
+                f"train.bev_flip mirrors the volume at the ego axes: {grid} is not centred; set it to false"
+            )
+
+    def __call__(self, i: int) -> dict[str, torch.Tensor]:
+        """Loss terms of frame i, each already weighted; their sum is what is minimised.
+
+        Names starting with ``_`` are for the log only (detached, not part of the sum).
+        """
+        c, w = self.config, self.config.loss
+        maps, labels = self.frames.maps(i), self.frames.labels(i)
+        with torch.autocast(self.frames.device.type, torch.bfloat16, enabled=c.bf16):
+            lifted, depth_logits = self.model.lift(maps, labels.Ks[None], labels.T_ego_cam[None])
+            mirror = self._mirror()
+            axes = [axis + 2 for axis in (0, 1) if mirror[axis, axis] < 0]
+            P = self.model.encoder(lifted.flip(axes) if axes else lifted)[0].float()
+        terms = {"depth_net": w.depth_net * self._depth_net(depth_logits[0], labels)}
+        current = Adjacent(labels, torch.eye(4, device=P.device))
+        # The view of everything below is mirrored with the volume: T_curr' = S T_curr S for frames, S T for cameras.
+        if w.ray > 0:
+            others = [a for k in self._choose(c.ray_adjacent, 2) if (a := self._adjacent(i, k, labels)) is not None]
+            opacity, semantic = self._rays(P, [current, *others], mirror)
+            terms["ray_opacity"], terms["ray_semantic"] = w.ray * opacity, w.ray * semantic
+        if w.semantic > 0 or w.depth > 0:
+            gaussians = self.model.gaussians(P)
+            terms["drift"] = w.offset_drift * offset_drift_loss(
+                gaussians.means, self.model.centers, c.model.grid.voxel_size_m
+            )
+            terms |= self._rendered("", gaussians, current, mirror, None)
+            for k in self._choose(c.adjacent, 1) if c.compensation != "none" else []:
+                adjacent = self._adjacent(i, k, labels)
+                if adjacent is not None:  # at a scene's end the term is skipped, never made up
+                    seen = self._compensated(P, gaussians, mirror @ adjacent.T_curr_adj @ mirror)
+                    terms |= self._rendered("adj_", seen, adjacent, mirror, w.alpha)
+            with torch.no_grad():
+                offset = (gaussians.means - self.model.centers) / c.model.grid.voxel_size_m
+                terms["_offset_mean"] = offset.mean(0).norm()
+                terms["_offset_spread"] = offset.std(0).norm()
+                terms["_opacity_over_half"] = (gaussians.opacities > 0.5).float().mean()
+        return terms
+
+    def _mirror(self) -> torch.Tensor:
+        """Random reflection of x and y [4, 4]; reflections are their own inverse."""
+        S = torch.eye(4, device=self.frames.device)
+        if self.config.bev_flip:
+            S[0, 0], S[1, 1] = (1 - 2 * torch.randint(0, 2, (2,))).tolist()
+        return S
+
+    @staticmethod
+    def _choose(candidates: tuple[int, ...], count: int) -> list[int]:
+        """At most ``count`` of the candidates, at random."""
+        return [candidates[j] for j in torch.randperm(len(candidates))[:count].tolist()]
+
+    def _adjacent(self, i: int, k: int, labels: FrameLabels) -> Adjacent | None:
+        j = self.frames.dataset.adjacent(i, k)
+        if j is None:
+            return None
+        other = self.frames.labels(j)
+        T = inverse(labels.T_global_ego) @ other.T_global_ego
+        return Adjacent(other, torch.from_numpy(T.astype(np.float32)).to(self.frames.device))
+
+    def _depth_net(self, depth_logits: torch.Tensor, labels: FrameLabels) -> torch.Tensor:
+        index = labels.sample(self.config.rays)
+        column, row = (labels.uv[index] / self.config.model.view.stride).long().unbind(1)
+        cell = torch.stack((labels.camera[index], row, column), dim=1)
+        return depth_net_loss(depth_logits, cell, labels.depth_m[index], self.model.depth_edges_m)
+
+    def _rays(self, P, frames: list[Adjacent], mirror) -> tuple[torch.Tensor, torch.Tensor]:
+        """Direct ray supervision from the labels of several frames, looked up in the current volume."""
+        c, grid = self.config, self.config.model.grid
+        rows = P.permute(1, 2, 3, 0).reshape(-1, P.shape[0])
+        placed, blocked = [], torch.zeros(grid.size, dtype=torch.bool, device=P.device)
+        for number, frame in enumerate(frames):
+            T = mirror @ frame.T_curr_adj
+            everything = torch.arange(len(frame.labels.camera), device=P.device)
+            points, origins = frame.labels.points_and_origins(everything)
+            points, origins = points @ T[:3, :3].T + T[:3, 3], origins @ T[:3, :3].T + T[:3, 3]
+            voxel, inside = flat_index(points, grid)
+            blocked[voxel[inside]] = True
+            index = frame.labels.sample(c.rays)
+            class_id = frame.labels.class_id[index]
+            weight = torch.ones(len(index), device=P.device)
+            if number > 0:
+                weight = dynamic_weights(class_id, self.dynamic, c.loss.alpha)
+            placed.append((points[index], origins[index], class_id, weight))
+        opacity_loss, semantic_loss_ = 0.0, 0.0
+        for points, origins, class_id, weight in placed:
+            targets = ray_targets(points, origins, class_id, weight, blocked, grid)
+            opacity, logits = self.model.head.opacity_and_logits(rows[targets.voxel])
+            opacity_part, semantic_part = ray_loss(opacity, logits, targets, self.beta)
+            opacity_loss = opacity_loss + opacity_part / len(placed)
+            semantic_loss_ = semantic_loss_ + semantic_part / len(placed)
+        return opacity_loss, semantic_loss_
+
+    def _compensated(self, P, gaussians: Gaussians, T_curr_adj) -> Gaussians:
+        if self.config.compensation == "logits":
+            return compensate_gaussians(gaussians, T_curr_adj)
+        sampled, inside = compensate_features(P, self.model.centers, T_curr_adj, self.config.model.grid)
+        return without(self.model.gaussians(sampled), inside)
+
+    def _rendered(self, prefix: str, gaussians: Gaussians, frame: Adjacent, mirror, alpha: float | None) -> dict:
+        """Eq. 10 (current) or 11 (adjacent, with alpha) at a sample of the frame's labelled pixels."""
+        c, w, labels = self.config, self.config.loss, frame.labels
+        index = labels.sample(c.pixels)
+        width, height = c.model.image_size
+        cameras = Cameras(torch.linalg.inv(labels.T_ego_cam) @ mirror, labels.Ks, width, height)
+        rendered = render_pixels(gaussians, cameras, Pixels(labels.camera[index], labels.uv[index]))
+        class_id, target = labels.class_id[index], labels.depth_m[index]
+        weights = None if alpha is None else dynamic_weights(class_id, self.dynamic, alpha)
+        omega = 1.0 if alpha is None else w.omega
+        with torch.no_grad():
+            covered = rendered.alpha > 0.01
+            relative = (rendered.depth - target).abs() / target
+            right = rendered.logits.argmax(1) == class_id
+        return {
+            f"{prefix}semantic": omega * w.semantic * semantic_loss(rendered.logits, class_id, self.beta, weights),
+            f"{prefix}depth": omega
+            * w.depth
+            * depth_loss(rendered.depth, target, rendered.alpha, w.silog_lambda, weights),
+            f"_{prefix}depth_error": relative[covered].median() if covered.any() else torch.tensor(float("nan")),
+            f"_{prefix}accuracy": right[class_id < c.model.num_classes].float().mean(),
+        }

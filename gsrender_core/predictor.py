@@ -1,0 +1,96 @@
+"""``Predictor``: a ``Frame`` in, an ``OccupancyGrid`` out."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gsrender_core.checkpoint import load_checkpoint
+from gsrender_core.data.frame import Frame
+from gsrender_core.model.gsrender import CameraInput, GSRender
+from gsrender_core.runtime import keep_freed_memory
+from gsrender_core.voxel_grid import OccupancyGrid, VoxelGrid
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` means CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: CUDA is asked for and not there, or the name is unknown.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {device!r} asked for, but torch {torch.__version__} sees no CUDA GPU; use cpu or auto"
+        )
+    return resolved
+
+
+class Predictor:
+    """A trained network ready for use.
+
+    Attributes:
+        image_size: (width, height) that frames must have; ``data.image_fit`` brings images there.
+        grid: the volume that is predicted, in the ego frame of the frame's stamp.
+        tau: opacity threshold of Eq. 7, from the checkpoint.
+        info: what the trainer recorded.
+    """
+
+    def __init__(self, model: GSRender, info: dict | None = None, device: str = "auto"):
+        self.device = resolve_device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.model = model.to(self.device).eval()
+        self.info = info or {}
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, device: str = "auto") -> "Predictor":
+        """Read a checkpoint.
+
+        Raises:
+            FileNotFoundError, ValueError: as ``load_checkpoint`` and ``resolve_device``.
+        """
+        loaded = load_checkpoint(checkpoint)
+        return cls(loaded.model, loaded.info, device)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.model.config.image_size
+
+    @property
+    def grid(self) -> VoxelGrid:
+        return self.model.config.grid
+
+    @property
+    def tau(self) -> float:
+        return self.model.config.tau
+
+    @torch.inference_mode()
+    def features(self, frame: Frame) -> torch.Tensor:
+        """Voxel features P [F, X, Y, Z] of a frame.
+
+        Raises:
+            ValueError: the frame's images are not of the network's size.
+        """
+        if frame.image_size != self.image_size:
+            raise ValueError(
+                f"frame {frame.token or frame.stamp_ns} has {frame.image_size[0]}x{frame.image_size[1]} images, "
+                f"the network takes {self.image_size[0]}x{self.image_size[1]}; read it with that image_size"
+            )
+        return self.model(CameraInput.from_frames([frame], self.device))[0]
+
+    @torch.inference_mode()
+    def __call__(self, frame: Frame, tau: float | None = None) -> OccupancyGrid:
+        """Predict the occupancy of a frame; any number of cameras."""
+        labels, confidence = self.model.occupancy(self.features(frame), tau)
+        return OccupancyGrid(
+            labels.cpu().numpy(), confidence.cpu().numpy().astype(np.float32), self.grid, frame.stamp_ns
+        )

@@ -1,0 +1,102 @@
+"""Direct ray supervision (beyond the paper): free before a LiDAR label, occupied with its class at it.
+
+Rendering alone is content with fog: many faint Gaussians whose blend has the right depth. The same
+projected points also say something about single voxels along their camera ray, with no rendering in
+between, which reaches opacities that the rasteriser culls (cf. QueryOcc).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from gsrender_core.voxel_grid import VoxelGrid
+
+FREE_SAMPLES = 5  # a ray; with one hit each, about the share of observed voxels that are occupied
+MARGIN_M = 0.5  # the last free sample stays this far in front of the surface: more than a voxel's half diagonal
+
+
+@dataclass
+class RayTargets:
+    """Voxels of the current grid with a statement about each.
+
+    ``voxel`` int64 [S] flat index, ``occupied`` bool [S], ``class_id`` int64 [S] (ignored ids for free
+    samples), ``weight`` float [S].
+    """
+
+    voxel: torch.Tensor
+    occupied: torch.Tensor
+    class_id: torch.Tensor
+    weight: torch.Tensor
+
+
+def flat_index(points: torch.Tensor, grid: VoxelGrid) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flat voxel index int64 [...] of ego points [..., 3] (m), and which lie inside the grid."""
+    index = torch.floor((points - torch.tensor(grid.min_m, device=points.device)) / grid.voxel_size_m).long()
+    shape = torch.tensor(grid.shape, device=points.device)
+    inside = ((index >= 0) & (index < shape)).all(-1)
+    index = torch.minimum(index.clamp(min=0), shape - 1)
+    return (index[..., 0] * grid.shape[1] + index[..., 1]) * grid.shape[2] + index[..., 2], inside
+
+
+def ray_targets(
+    hits: torch.Tensor,
+    origins: torch.Tensor,
+    class_id: torch.Tensor,
+    weight: torch.Tensor,
+    blocked: torch.Tensor,
+    grid: VoxelGrid,
+) -> RayTargets:
+    """Sample statements along M camera rays, all in the current ego frame.
+
+    Args:
+        hits: [M, 3] labelled points, metres.
+        origins: [M, 3] their cameras' positions.
+        class_id: int64 [M].
+        weight: [M] weight of the hit.
+        blocked: bool [voxels], voxels that hold any LiDAR point: never called free, whatever ray
+            grazes them.
+        grid: the volume; samples outside are dropped.
+    """
+    along = hits - origins
+    distance = along.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    reach = (distance - MARGIN_M).clamp(min=0)
+    t = torch.rand(len(hits), FREE_SAMPLES, device=hits.device)
+    # The last two samples look at the 4 m in front of the surface, where fog settles.
+    near = t[:, -2:] * torch.minimum(reach, torch.full_like(reach, 4.0))
+    t = torch.cat((t[:, :-2] * reach, reach - near), dim=1)
+    samples = origins[:, None] + (along / distance)[:, None] * t[..., None]
+    free_voxel, free_inside = flat_index(samples.reshape(-1, 3), grid)
+    free_inside &= (reach.expand(-1, FREE_SAMPLES).reshape(-1) > 0) & ~blocked[free_voxel]
+    hit_voxel, hit_inside = flat_index(hits, grid)
+    free_voxel = free_voxel[free_inside]
+    hit_voxel = hit_voxel[hit_inside]
+    return RayTargets(
+        torch.cat((hit_voxel, free_voxel)),
+        torch.arange(len(hit_voxel) + len(free_voxel), device=hits.device) < len(hit_voxel),
+        torch.cat((class_id[hit_inside], torch.full_like(free_voxel, 255))),
+        torch.cat((weight[hit_inside], torch.ones(len(free_voxel), device=hits.device))),
+    )
+
+
+def ray_loss(
+    opacity_logit: torch.Tensor, logits: torch.Tensor, targets: RayTargets, beta: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Binary cross-entropy of the opacity over all samples, and class cross-entropy at the hits.
+
+    Args:
+        opacity_logit: [S] before the sigmoid.
+        logits: [S, K].
+        targets: S statements.
+        beta: [K] class balance.
+    """
+    if len(targets.voxel) == 0:
+        return opacity_logit.sum() * 0, logits.sum() * 0
+    entropy = F.binary_cross_entropy_with_logits(opacity_logit, targets.occupied.float(), reduction="none")
+    known = targets.class_id < logits.shape[1]
+    if not known.any():
+        return (entropy * targets.weight).mean(), logits.sum() * 0
+    target = targets.class_id[known]
+    semantic = F.cross_entropy(logits[known], target, reduction="none")
+    semantic = (semantic * targets.weight[known] * beta[target]).sum() / beta[target].sum()
+    return (entropy * targets.weight).mean(), semantic

@@ -1,0 +1,236 @@
+"""The training loop: one screen to read, resumable at any checkpoint."""
+
+import copy
+import json
+import logging
+import math
+import time
+from pathlib import Path
+
+import torch
+import yaml
+
+from gsrender_core.checkpoint import save_checkpoint
+from gsrender_core.config import TrainConfig, to_dict
+from gsrender_core.evaluate import sweep_tau
+from gsrender_core.model.gsrender import GSRender
+from gsrender_core.objective import Objective
+from gsrender_core.predictor import resolve_device
+from gsrender_core.runtime import keep_freed_memory
+from gsrender_core.training_frames import TrainingFrames
+
+logger = logging.getLogger(__name__)
+
+TAUS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+LOG_EVERY = 20
+
+
+def split_scenes(scenes: tuple[str, ...], held_out: int) -> tuple[list[str], list[str]]:
+    """Training and validation scenes: the last ``held_out`` are validated on and never trained on.
+
+    Raises:
+        ValueError: nothing would be left to train on.
+    """
+    if held_out >= len(scenes):
+        raise ValueError(f"{len(scenes)} scenes cannot spare {held_out} for validation; lower validation_scenes")
+    cut = len(scenes) - held_out
+    return list(scenes[:cut]), list(scenes[cut:])
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Warm-up, then a cosine or linear fall to 1 % at the last step."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    if config.schedule == "cosine":
+        shape = 0.5 * (1 + math.cos(math.pi * progress))
+    elif config.schedule == "linear":
+        shape = 1 - progress
+    else:
+        raise ValueError(f"unknown schedule {config.schedule!r}; known: cosine, linear")
+    return config.learning_rate * (0.01 + 0.99 * shape)
+
+
+class Trainer:
+    """Trains one model into one folder.
+
+    The folder receives ``config.yaml``, ``log.jsonl`` (a line every 20 steps and every validation),
+    ``best.safetensors`` (highest validation RayIoU), ``last.safetensors`` and ``resume.pt``.
+    """
+
+    def __init__(self, config: TrainConfig, dataset, out: Path, device: str = "auto"):
+        self.config, self.dataset, self.out = config, dataset, Path(out)
+        self.device = resolve_device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        torch.manual_seed(config.seed)
+        self.model = GSRender(config.model).to(self.device).train()
+        self.ema = copy.deepcopy(self.model).eval()
+        frames = TrainingFrames(dataset, self.model, self.device, config.rare_boost, config.cache_gb)
+        self.objective = Objective(config, self.model, frames)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+        train_scenes, self.validation_scenes = split_scenes(dataset.scene_names, config.validation_scenes)
+        self.indices = [i for scene in train_scenes for i in dataset.indices_of(scene)]
+        held_out = [i for scene in self.validation_scenes for i in dataset.indices_of(scene)]
+        stride = max(1, len(held_out) // max(1, config.validation_frames))
+        self.validation = held_out[::stride][: config.validation_frames]
+        self.step, self.best, self.seconds = 0, -1.0, 0.0
+
+    def run(self, resume: bool = False) -> Path:
+        """Train to ``config.steps`` and return the best checkpoint's path.
+
+        Raises:
+            FileExistsError: the folder already holds a run and ``resume`` is False.
+        """
+        resume_file = self.out / "resume.pt"
+        if resume_file.exists():
+            if not resume:
+                raise FileExistsError(
+                    f"{self.out} already holds a run; continue it with --resume or choose another --out"
+                )
+            self._load(resume_file)
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "config.yaml").write_text(yaml.safe_dump(to_dict(self.config), sort_keys=False))
+        logger.info(
+            "training on %d frames, validating on %d (%s), %d steps, device %s",
+            len(self.indices),
+            len(self.validation),
+            ", ".join(self.validation_scenes) or "none",
+            self.config.steps,
+            self.device,
+        )
+        started, steps_before = time.monotonic() - self.seconds, self.step
+        while self.step < self.config.steps:
+            terms = self._train_step()
+            self.step += 1
+            self.seconds = time.monotonic() - started
+            if self.step % LOG_EVERY == 0 or self.step == self.config.steps:
+                self._log(terms, steps_before)
+            last = self.step == self.config.steps
+            if self.validation and (last or self.step % self.config.validate_every == 0):
+                self._validate()
+            if last or self.step % self.config.checkpoint_every == 0:
+                self._save(resume_file)
+        return self.out / ("best.safetensors" if self.validation else "last.safetensors")
+
+    def _train_step(self) -> dict[str, float]:
+        c = self.config
+        # Randomness is a function of seed and step alone, so that a resumed run repeats an unbroken one.
+        torch.manual_seed(c.seed * 1_000_003 + self.step)
+        self.model.train()
+        if self.step >= c.freeze_norm_at * c.steps:
+            for module in self.model.modules():
+                if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        rate = learning_rate(c, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        logged: dict[str, float] = {}
+        for n in range(c.batch):
+            terms = self.objective(self._frame_index(self.step * c.batch + n))
+            total = sum(value for name, value in terms.items() if not name.startswith("_")) / c.batch
+            total.backward()
+            for name, value in terms.items():
+                logged[name] = logged.get(name, 0.0) + float(value.detach()) / c.batch
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.grad_clip)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        else:
+            logger.warning("step %d: gradient is not finite; the step is skipped", self.step)
+        logged |= {"_grad_norm": float(norm), "_lr": rate}
+        self._update_ema()
+        return logged
+
+    def _frame_index(self, draw: int) -> int:
+        """A permutation of the training frames each epoch."""
+        epoch, position = divmod(draw, len(self.indices))
+        order = torch.randperm(len(self.indices), generator=torch.Generator().manual_seed(self.config.seed + epoch))
+        return self.indices[int(order[position])]
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))  # short memory while it is young
+        for mean, value in zip(self.ema.state_dict().values(), self.model.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+    def _log(self, terms: dict[str, float], steps_before: int) -> None:
+        per_step = self.seconds / max(1, self.step)
+        left_min = (self.config.steps - self.step) * per_step / 60
+        line = {"step": self.step, "seconds": round(self.seconds, 1)}
+        line |= {name.lstrip("_"): round(value, 5) for name, value in terms.items()}
+        self._append(line)
+        shown = " ".join(f"{k.lstrip('_')} {v:.3g}" for k, v in terms.items() if k != "_lr")
+        logger.info(
+            "step %d/%d %.2f s/step, %.0f min left: %s", self.step, self.config.steps, per_step, left_min, shown
+        )
+
+    def _validate(self) -> None:
+        curve = sweep_tau(self.ema, self.dataset, self.validation, TAUS)
+        if not curve:
+            logger.info("step %d: no ground truth in the validation scenes; keeping the last weights", self.step)
+            self._checkpoint("best.safetensors", None)
+            return
+        tau, metrics = max(curve.items(), key=lambda item: item[1]["rayiou"])
+        self._append({"step": self.step, "validation": {str(t): m for t, m in curve.items()}, "tau": tau})
+        logger.info(
+            "step %d validation: RayIoU %.4f mIoU %.4f at tau %.2f", self.step, metrics["rayiou"], metrics["miou"], tau
+        )
+        if metrics["rayiou"] > self.best:
+            self.best = metrics["rayiou"]
+            self._checkpoint("best.safetensors", {"tau": tau, **metrics})
+
+    def _checkpoint(self, name: str, validation: dict | None) -> None:
+        config = self.config.model
+        if validation is not None:
+            import dataclasses
+
+            config = dataclasses.replace(config, tau=validation["tau"])
+        self.ema.config = config
+        info = {
+            "steps": self.step,
+            "seconds": round(self.seconds, 1),
+            "seed": self.config.seed,
+            "data": str(getattr(self.dataset, "root", "")),
+            "frames": len(self.indices),
+            "validation": validation,
+            "train": {k: v for k, v in to_dict(self.config).items() if k != "model"},
+        }
+        save_checkpoint(self.out / name, self.ema, info)
+
+    def _append(self, line: dict) -> None:
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _save(self, path: Path) -> None:
+        self._checkpoint("last.safetensors", None)
+        state = {
+            "config": json.dumps(to_dict(self.config)),
+            "step": self.step,
+            "best": self.best,
+            "seconds": self.seconds,
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(path)
+
+    def _load(self, path: Path) -> None:
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # torch raises many types for a damaged file; all mean the same to the user
+            raise ValueError(f"{path} cannot be resumed from ({error}); delete it to start anew") from error
+        stored = json.loads(state["config"])
+        if stored["model"] != to_dict(self.config)["model"]:
+            raise ValueError(f"{path} belongs to another model configuration; use the run's own config.yaml")
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        logger.info("resumed at step %d", self.step)
