@@ -1,6 +1,7 @@
 """Occ3D-nuScenes' voxel labels of one keyframe."""
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def read_npz_arrays(path: Path, required: tuple[str, ...]) -> dict[str, np.ndarr
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path} is not a readable npz of plain arrays: {error}. Write it again with np.savez_compressed."
         ) from error
