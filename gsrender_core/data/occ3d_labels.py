@@ -1,5 +1,6 @@
 """Occ3D-nuScenes' voxel labels of one keyframe."""
 
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from gsrender_core.classes import FREE
 from gsrender_core.voxel_grid import VoxelGrid
 
 OCC3D_GRID = VoxelGrid()
+# What numpy and zipfile raise on damaged archives, by where the damage sits.
+_UNREADABLE = (ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error)
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,12 @@ def read_npz_arrays(path: Path, required: tuple[str, ...]) -> dict[str, np.ndarr
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("it is a single npy array")
+        with archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"{path} is not a readable npz of plain arrays: {error}. Write it again with np.savez_compressed."
         ) from error
