@@ -164,8 +164,8 @@ class _SceneWriter:
                 self._pose(record, T_ego_sensor)
             elif (apart_m := np.linalg.norm((pose.T_global_ego - record.T_global_ego)[:3, 3])) > POSE_LIMIT_M:
                 raise ValueError(
-                    f"ego poses of {pose.channel} and {record.channel}, both at {record.stamp_ns} ns, lie {apart_m:.3f} m "
-                    f"apart (limit {POSE_LIMIT_M} m): repair the table ego_pose"
+                    f"ego poses of {pose.channel} and {record.channel}, both at {record.stamp_ns} ns, lie "
+                    f"{apart_m:.3f} m apart (limit {POSE_LIMIT_M} m): repair the table ego_pose"
                 )
             if record.channel in CAMERA_CHANNELS:
                 self._image(record)
