@@ -86,11 +86,11 @@ def test_never_inside(monkeypatch):
     # Away from the grid: voxel (0, 0, 0) at distance -1 voxel. Towards it: through all of it.
     assert hits.labels[0].tolist() == [13, FREE]
     np.testing.assert_allclose(hits.distances_m[0], [-0.5, 13.0])
-    # 1,001 steps of 0.5 m are not enough from 600 m.
-    hits = cast_along(monkeypatch, AXES[1:2], grid, (600.0, 0.25, 0.25))
+    # The last of 1,001 steps may still begin in voxel 15: 1,000 voxels away, not 1,001.
+    hits = cast_along(monkeypatch, AXES[1:2], grid, (-4 + 1015.5 * 0.5, 0.25, 0.25))
+    assert hits.labels.item() == FREE and hits.distances_m.item() == pytest.approx(1000.5 * 0.5)
+    hits = cast_along(monkeypatch, AXES[1:2], grid, (-4 + 1016.5 * 0.5, 0.25, 0.25))
     assert hits.labels.item() == 13 and hits.distances_m.item() == -0.5
-    hits = cast_along(monkeypatch, AXES[1:2], grid, (400.0, 0.25, 0.25))
-    assert hits.labels.item() == FREE and hits.distances_m.item() == pytest.approx(404.0)
 
 
 @pytest.mark.parametrize("diagonal, visited", [((1, 1, 1), [(8, 8, 3), (8, 9, 3)]), ((1, 1, 0), [(8, 9, 2)])])
