@@ -26,7 +26,7 @@ EGO_FRAME = "base_link"
 CALIBRATION_FILE = "calibration.yaml"
 # Version 8 of the format: Humble cannot open 9.
 BAG_VERSION = 8
-# /tf has one pose a stamp, the tables one a record. Real recordings (DDAD) differ by 5 mm at one stamp;
+# /tf has one pose a stamp, the tables one a record. Real recordings (DDAD) differ by 10 mm at one stamp;
 # from the limit on, one of the two poses is wrong.
 POSE_LIMIT_M = 0.05
 

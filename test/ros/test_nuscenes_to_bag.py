@@ -340,14 +340,14 @@ def test_contradicting_poses_at_one_stamp_are_refused(data, tmp_path):
         write_bag(data, tmp_path / "bag")
 
 
-@pytest.mark.parametrize(("name", "atol_m"), [("nuscenes_keyframe", 1e-6), ("ddad_three_frames", 7e-3)])
+@pytest.mark.parametrize(("name", "atol_m"), [("nuscenes_keyframe", 1e-6), ("ddad_three_frames", 0.012)])
 @pytest.mark.parametrize("layout", ["gsrender", "nuscenes2bag"])
 def test_real_recordings(tmp_path, name, atol_m, layout):
     root = REAL_DATA / name
     if not root.is_dir():
         pytest.skip(f"{root} is absent")
     summary = write_bag(root, tmp_path / "bag", BagOptions(layout=layout))
-    # DDAD states one pose a camera at one common stamp; they differ by up to 5.4 mm, and /tf can carry only one.
+    # DDAD states one pose a camera at one common stamp; they differ by up to 10 mm, and /tf can carry only one.
     assert check_poses(root, tmp_path / "bag", summary.scene, atol_m) in (6, 18)
 
 
