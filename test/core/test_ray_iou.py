@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from gsrender_core.bench.ray_iou import bench_ray_iou
 from gsrender_core.classes import CLASS_NAMES, FREE
 from gsrender_core.metrics import ray_iou
 from gsrender_core.metrics.ray_iou import RayHits, RayIoU, cast_rays, check_origins, lidar_rays
@@ -274,3 +275,9 @@ def test_wrong_grids_are_refused():
             cast_rays(semantics, origins)
     with pytest.raises(ValueError, match="casts differ in shape"):
         RayIoU().update_hits(hits([1], [1]), hits([1, 2], [1, 2]))
+
+
+def test_bench_reports_both_paths():
+    report = bench_ray_iou(quick=True)
+    (row,) = report["rows"]
+    assert row["numba_ms"] > 0 and row["ratio"] == pytest.approx(row["reference_ms"] / row["numba_ms"])
