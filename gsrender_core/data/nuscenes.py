@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from gsrender_core.classes import IGNORE, lidarseg_lookup
@@ -13,6 +12,7 @@ from gsrender_core.data.image_fit import fit_image
 from gsrender_core.data.lidar_labels import LabelOptions, drop_occluded, on_own_vehicle, project_lidar
 from gsrender_core.data.nuscenes_tables import CAMERA_CHANNELS, LIDAR_CHANNEL, NuScenesTables, SensorRecord
 from gsrender_core.data.occ3d_labels import Occ3DLabels, read_occ3d_labels
+from gsrender_core.data.sensor_files import read_image, read_sweep
 from gsrender_core.geometry import apply, inverse
 
 logger = logging.getLogger(__name__)
@@ -20,55 +20,6 @@ logger = logging.getLogger(__name__)
 # RayIoU casts from LiDAR positions near enough to the reference ego, and from eight at most.
 ORIGIN_LIMIT_M = 39.0
 MAX_ORIGINS = 8
-
-_SWEEP_COLUMNS = 5  # x, y, z (m, LiDAR frame), intensity, ring
-
-
-def read_image(record: SensorRecord) -> np.ndarray:
-    """Read a camera image, uint8 [H, W, 3] RGB, at the size the tables state.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not an image, cut off, or of another size (the intrinsics would not fit).
-    """
-    path = record.filename
-    if not path.is_file():
-        raise FileNotFoundError(f"image {path} of {record.channel} is missing. Unpack the archive that holds it.")
-    data = path.read_bytes()
-    # OpenCV fills the missing part of a cut-off JPEG with grey and says nothing.
-    if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-4096:]:
-        raise ValueError(f"image {path} is cut off: {len(data)} bytes without a JPEG end marker. Copy it again.")
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if image is None:
-        raise ValueError(f"image {path} cannot be decoded ({len(data)} bytes). Copy it again.")
-    if image.shape[1::-1] != record.size:
-        raise ValueError(
-            f"image {path} is {image.shape[1]}x{image.shape[0]}, sample_data states {record.size[0]}x{record.size[1]}; "
-            "the intrinsics belong to the stated size. Use the original images."
-        )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def read_sweep(path: Path) -> np.ndarray:
-    """Read a LiDAR sweep, float32 [N, 5]: x, y, z in metres (LiDAR frame), intensity, ring.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: cut off (not whole points), empty, or coordinates that are not finite.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"LiDAR sweep {path} is missing. Unpack the archive that holds it.")
-    size, point = path.stat().st_size, 4 * _SWEEP_COLUMNS
-    if size == 0 or size % point:
-        raise ValueError(
-            f"LiDAR sweep {path} has {size} bytes, expected a positive multiple of {point}. Copy it again."
-        )
-    points = np.fromfile(path, dtype=np.float32).reshape(-1, _SWEEP_COLUMNS)
-    bad = ~np.isfinite(points[:, :3]).all(axis=1)
-    if bad.any():
-        raise ValueError(f"LiDAR sweep {path}: {int(bad.sum())} of {len(points)} points are not finite. Copy it again.")
-    return points
 
 
 class NuScenes:

@@ -4,9 +4,6 @@
 many gigabytes. Rows are decoded one at a time and dropped unless they belong to a wanted scene and channel.
 """
 
-import json
-import logging
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -15,17 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gsrender_core.data.json_rows import iterate_rows
 from gsrender_core.geometry import transform
-
-logger = logging.getLogger(__name__)
 
 # RenderOcc's camera order, left to right around the car.
 CAMERA_CHANNELS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
 LIDAR_CHANNEL = "LIDAR_TOP"
 REQUIRED_TABLES = ("scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor")
 
-_CHUNK = 1 << 22  # characters read at a time
-_GAP = re.compile(r"[\s,]*")
 # nuScenes stamps are microseconds (about 1.5e15). Some converters write nanoseconds (1.5e18) into the
 # same field; read as microseconds those would lie after the year 5000, so the two cannot be confused.
 _FIRST_NANOSECOND_STAMP = 10**17
@@ -99,43 +93,6 @@ def stamp_to_ns(timestamp: int) -> int:
     return timestamp if timestamp >= _FIRST_NANOSECOND_STAMP else timestamp * 1000
 
 
-def iterate_rows(path: Path) -> Iterator[dict]:
-    """Yield the rows of a JSON table (an array of objects) without holding the file.
-
-    Raises:
-        FileNotFoundError: no such table.
-        ValueError: not a JSON array of objects, or cut off.
-    """
-    if not path.is_file():
-        present = sorted(p.stem for p in path.parent.glob("*.json"))
-        raise FileNotFoundError(f"table {path} is missing; present: {present or 'none'}. Unpack the metadata archive.")
-    decoder = json.JSONDecoder()
-    with open(path, encoding="utf-8") as file:
-        text = file.read(_CHUNK).lstrip()
-        if not text.startswith("["):
-            raise ValueError(f"{path} does not start with '[': a nuScenes table is a JSON array. Download it again.")
-        at, count = 1, 0
-        while True:
-            at = _GAP.match(text, at).end()
-            if text.startswith("]", at):
-                return
-            try:
-                row, at = decoder.raw_decode(text, at)
-            except json.JSONDecodeError as error:
-                more = file.read(_CHUNK)
-                # No row is as long as a chunk: what still fails then is broken, not cut at the chunk's end.
-                if not more or len(text) - at > _CHUNK:
-                    raise ValueError(
-                        f"{path} is broken or cut off after {count} rows: {error.msg}. Download it again."
-                    ) from error
-                text, at = text[at:] + more, 0
-                continue
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}: row {count} is a {type(row).__name__}, expected an object")
-            count += 1
-            yield row
-
-
 def find_version(root: Path, version: str | None) -> str:
     """The version folder of a data set: ``version``, or the only ``v1.0-*`` there is.
 
@@ -187,6 +144,9 @@ class NuScenesTables:
             )
         self._scene_names = self._read_scenes(scenes)
         self.samples = self._read_samples()
+        self._by_scene: dict[str, list[SampleRecord]] = {name: [] for name in self.scene_names}
+        for sample in self.samples.values():
+            self._by_scene[sample.scene].append(sample)
         self._mountings = self._read_mountings()
         self._key_frames: dict[tuple[str, str], _Row] = {}
         for row in self._sample_data(self.samples, key_frames_only=True):
@@ -208,9 +168,9 @@ class NuScenesTables:
         Raises:
             ValueError: the scene is unknown or was not kept.
         """
-        if scene not in self.scene_names:
+        if scene not in self._by_scene:
             raise ValueError(f"scene {scene!r} is not among {_shorten(self.scene_names)}")
-        return [s for s in self.samples.values() if s.scene == scene]
+        return list(self._by_scene[scene])
 
     def record(self, sample_token: str, channel: str) -> SensorRecord | None:
         """The key frame of one sensor in one sample, or None where the tables have none."""

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from gsrender_core.classes import IGNORE, LIDARSEG_NAMES, class_id
-from gsrender_core.data import nuscenes_tables
+from gsrender_core.data import json_rows
+from gsrender_core.data.json_rows import iterate_rows
 from gsrender_core.data.lidar_labels import LabelOptions
 from gsrender_core.data.nuscenes import NuScenes
-from gsrender_core.data.nuscenes_tables import CAMERA_CHANNELS, NuScenesTables, iterate_rows, stamp_to_ns
+from gsrender_core.data.nuscenes_tables import CAMERA_CHANNELS, NuScenesTables, stamp_to_ns
 from gsrender_core.geometry import apply, inverse, rotation_from_quaternion, transform
 
 SIZE = (64, 36)  # images as written; read at half of it
@@ -260,7 +261,7 @@ def test_rows_are_the_same_however_the_file_is_cut(template, monkeypatch):
     path = template / "v1.0-mini" / "sample_data.json"
     rows = json.loads(path.read_text())
     for chunk in (700, 1024, 4093):
-        monkeypatch.setattr(nuscenes_tables, "_CHUNK", chunk)
+        monkeypatch.setattr(json_rows, "_CHUNK", chunk)
         assert list(iterate_rows(path)) == rows
 
 
