@@ -99,7 +99,7 @@ def pip_install(python: Path, *arguments: str) -> None:
     Raises:
         SetupError: pip failed.
     """
-    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--no-compile", *arguments]
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "-qq", "--no-compile", *arguments]
     if subprocess.run(command, env=clean_environment(), cwd=ROOT).returncode:
         raise SetupError(f"`{' '.join(command)}` failed, see above. Run `make setup` again to go on from here.")
 
