@@ -1,0 +1,56 @@
+"""Hashes and value noise for procedural textures, deterministic and free of state (numba)."""
+
+import math
+
+from numba import njit
+
+# Division by zero gives inf instead of raising, and sums may be reordered: both make the kernels faster.
+kernel = njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+inlined = njit(cache=True, nogil=True, error_model="numpy", fastmath=True, inline="always")
+
+
+@inlined
+def hash01(ix, iy, iz, seed):
+    """Uniform number in [0, 1) of three lattice indices and a seed."""
+    h = (ix * 374761393 + iy * 668265263 + iz * 1440662683 + seed * 974634777) & 0xFFFFFFFF
+    h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
+    h = ((h ^ (h >> 15)) * 2246822519) & 0xFFFFFFFF
+    return (h ^ (h >> 16)) / 4294967296.0
+
+
+@kernel
+def noise2(x, y, seed):
+    """Smooth value noise in [0, 1) over the plane, lattice period 1."""
+    fx = math.floor(x)
+    fy = math.floor(y)
+    ix = int(fx)
+    iy = int(fy)
+    u = x - fx
+    v = y - fy
+    u = u * u * (3 - 2 * u)
+    v = v * v * (3 - 2 * v)
+    a = hash01(ix, iy, 0, seed)
+    b = hash01(ix + 1, iy, 0, seed)
+    c = hash01(ix, iy + 1, 0, seed)
+    d = hash01(ix + 1, iy + 1, 0, seed)
+    return (a * (1 - u) + b * u) * (1 - v) + (c * (1 - u) + d * u) * v
+
+
+@kernel
+def noise3(x, y, z, seed):
+    """Smooth value noise in [0, 1) over space, lattice period 1."""
+    fz = math.floor(z)
+    iz = int(fz)
+    w = z - fz
+    w = w * w * (3 - 2 * w)
+    return noise2(x, y, seed + 7919 * iz) * (1 - w) + noise2(x, y, seed + 7919 * (iz + 1)) * w
+
+
+@inlined
+def visible_share(period, footprint):
+    """How much of a texture of this period survives a pixel of this footprint (both metres), 0 to 1."""
+    if footprint <= 0.25 * period:
+        return 1.0
+    if footprint >= period:
+        return 0.0
+    return (period - footprint) / (0.75 * period)

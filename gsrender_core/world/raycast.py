@@ -1,0 +1,296 @@
+"""Ray casting against the synthetic world: a height field, and solids found through a 2D grid (numba).
+
+All lengths are metres in the scene's global frame (z up). A ray is origin + t * direction with a unit
+direction, so t is the range. Solids are boxes, ellipsoids and elliptic cylinders in frames of their own.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from gsrender_core.world.noise import inlined, kernel
+
+BOX, ELLIPSOID, CYLINDER = 0, 1, 2
+GROUND_ID, SKY_ID = -1, -2  # what a ray may hit besides a solid
+GRID_CELL_M = 4.0
+NO_HIT = 1e9
+
+
+class Ground(NamedTuple):
+    """Rasters [nx, ny] of the ground; cell (i, j) has its centre at origin + res * (i, j)."""
+
+    height: np.ndarray  # float32 m
+    zone: np.ndarray  # uint16, index into the zone tables
+    along: np.ndarray  # float32 m, arc length of the nearest road
+    across: np.ndarray  # float32 m, offset from its centre line, left positive
+    mark: np.ndarray  # uint8, which paint the surface carries
+    zone_seg: np.ndarray  # uint8 [Z], lidarseg id
+    zone_texture: np.ndarray  # uint8 [Z]
+    zone_look: np.ndarray  # float32 [Z, 8]: two colours, scale, road half width
+    zone_seed: np.ndarray  # int64 [Z]
+    x0: float
+    y0: float
+    res: float
+
+
+class Solids(NamedTuple):
+    """Flat arrays of N solids. ``geometry`` [N, 16]: centre, half sizes, rows of
+    ``R_local_global``, bounding radius."""
+
+    geometry: np.ndarray  # float32 [N, 16]
+    shape: np.ndarray  # uint8 [N]
+    seg: np.ndarray  # uint8 [N], lidarseg id
+    material: np.ndarray  # uint8 [N]
+    color: np.ndarray  # float32 [N, 6], two RGB albedos
+    seed: np.ndarray  # int64 [N]
+    instance: np.ndarray  # int32 [N], -1 for what carries no annotation
+
+
+class Grid(NamedTuple):
+    """Which solids lie in which 4 m column: ``ids[start[c]:start[c + 1]]`` for column c, and its top."""
+
+    start: np.ndarray  # int32 [C + 1]
+    ids: np.ndarray  # int32
+    top: np.ndarray  # float32 [C] m
+    x0: float
+    y0: float
+    nx: int
+    ny: int
+
+
+@inlined
+def _bilinear(h, fx, fy):
+    nx, ny = h.shape
+    fx = min(max(fx, 0.0), nx - 1.001)
+    fy = min(max(fy, 0.0), ny - 1.001)
+    i = int(fx)
+    j = int(fy)
+    u = fx - i
+    v = fy - j
+    return (h[i, j] * (1 - u) + h[i + 1, j] * u) * (1 - v) + (h[i, j + 1] * (1 - u) + h[i + 1, j + 1] * u) * v
+
+
+@kernel
+def ground_height(ground, x, y):
+    """Bilinear height at (x, y); beyond the raster the border's."""
+    return _bilinear(ground.height, (x - ground.x0) / ground.res, (y - ground.y0) / ground.res)
+
+
+@kernel
+def nearest_cell(ground, x, y):
+    """Indices of the raster cell whose centre is nearest, clamped to the raster."""
+    nx, ny = ground.height.shape
+    i = int((x - ground.x0) / ground.res + 0.5)
+    j = int((y - ground.y0) / ground.res + 0.5)
+    return min(max(i, 0), nx - 1), min(max(j, 0), ny - 1)
+
+
+@kernel
+def trace_ground(ground, ox, oy, oz, dx, dy, dz, t_max):
+    """Range to the height field, or NO_HIT. Marches by the clearance, then bisects the crossing."""
+    heights = ground.height  # taken out of the tuple once: each access costs reference counting
+    px, py = (ox - ground.x0) / ground.res, (oy - ground.y0) / ground.res
+    qx, qy = dx / ground.res, dy / ground.res
+    horizontal = math.sqrt(dx * dx + dy * dy)
+    # A clearance c cannot be used up faster than by the ray's descent plus the ground's rise (20 %);
+    # steeper spots (curbs) are caught by the bisection.
+    closing = max(-dz + 0.2 * horizontal, 0.02)
+    t = 0.0
+    previous = 0.0
+    for _ in range(160):
+        clearance = oz + t * dz - _bilinear(heights, px + t * qx, py + t * qy)
+        if clearance < 0.004 + 0.0002 * t:
+            low, high = previous, t
+            for _ in range(8):
+                middle = 0.5 * (low + high)
+                if oz + middle * dz - _bilinear(heights, px + middle * qx, py + middle * qy) < 0.002:
+                    high = middle
+                else:
+                    low = middle
+            return high
+        if t >= t_max or (dz > 0.05 and clearance > 12.0):
+            return NO_HIT
+        previous = t
+        t = t + max(clearance / closing, 0.02 + 0.001 * t)
+    return t if dz < 0 else NO_HIT
+
+
+@kernel
+def _nonzero(q):
+    return q if abs(q) > 1e-12 else 1e-12
+
+
+@kernel
+def intersect(geometry, shape, k, ox, oy, oz, dx, dy, dz):
+    """Range at which a ray enters solid k, or NO_HIT (also when it starts inside)."""
+    rx = ox - geometry[k, 0]
+    ry = oy - geometry[k, 1]
+    rz = oz - geometry[k, 2]
+    px = geometry[k, 6] * rx + geometry[k, 7] * ry + geometry[k, 8] * rz
+    py = geometry[k, 9] * rx + geometry[k, 10] * ry + geometry[k, 11] * rz
+    pz = geometry[k, 12] * rx + geometry[k, 13] * ry + geometry[k, 14] * rz
+    qx = geometry[k, 6] * dx + geometry[k, 7] * dy + geometry[k, 8] * dz
+    qy = geometry[k, 9] * dx + geometry[k, 10] * dy + geometry[k, 11] * dz
+    qz = geometry[k, 12] * dx + geometry[k, 13] * dy + geometry[k, 14] * dz
+    if shape[k] == BOX:
+        ix, iy, iz = 1.0 / _nonzero(qx), 1.0 / _nonzero(qy), 1.0 / _nonzero(qz)
+        rx, ry, rz = abs(geometry[k, 3] * ix), abs(geometry[k, 4] * iy), abs(geometry[k, 5] * iz)
+        near = max(max(-px * ix - rx, -py * iy - ry), -pz * iz - rz)
+        far = min(min(-px * ix + rx, -py * iy + ry), -pz * iz + rz)
+        if near > far or near <= 0:
+            return NO_HIT
+        return near
+    px /= geometry[k, 3]
+    qx /= geometry[k, 3]
+    py /= geometry[k, 4]
+    qy /= geometry[k, 4]
+    if shape[k] == ELLIPSOID:
+        pz /= geometry[k, 5]
+        qz /= geometry[k, 5]
+        a = qx * qx + qy * qy + qz * qz
+        b = px * qx + py * qy + pz * qz
+        c = px * px + py * py + pz * pz - 1
+        root = b * b - a * c
+        if root < 0 or c < 0:
+            return NO_HIT
+        t = (-b - math.sqrt(root)) / a
+        return t if t > 0 else NO_HIT
+    # Cylinder along its local z: the side, or whichever cap the ray enters first.
+    near = -NO_HIT
+    far = NO_HIT
+    if abs(qz) < 1e-12:
+        if abs(pz) > geometry[k, 5]:
+            return NO_HIT
+    else:
+        near = (-geometry[k, 5] - pz) / qz
+        far = (geometry[k, 5] - pz) / qz
+        if near > far:
+            near, far = far, near
+    a = qx * qx + qy * qy
+    c = px * px + py * py - 1
+    if a < 1e-12:
+        if c > 0:
+            return NO_HIT
+    else:
+        b = px * qx + py * qy
+        root = b * b - a * c
+        if root < 0:
+            return NO_HIT
+        root = math.sqrt(root)
+        near = max(near, (-b - root) / a)
+        far = min(far, (-b + root) / a)
+    if near > far or near <= 0:
+        return NO_HIT
+    return near
+
+
+@kernel
+def trace_solids(solids, grid, ox, oy, oz, dx, dy, dz, t_max, any_hit):
+    """Nearest solid before ``t_max``: (range, index), or (t_max, SKY_ID). ``any_hit`` stops at the first found."""
+    geometry, shape = solids.geometry, solids.shape
+    starts, ids, tops = grid.start, grid.ids, grid.top
+    ny = grid.ny
+    best = t_max
+    found = SKY_ID
+    i = int(math.floor((ox - grid.x0) / GRID_CELL_M))
+    j = int(math.floor((oy - grid.y0) / GRID_CELL_M))
+    if i < 0 or j < 0 or i >= grid.nx or j >= grid.ny:
+        return best, found
+    step_i = 1 if dx > 0 else -1
+    step_j = 1 if dy > 0 else -1
+    next_x = NO_HIT
+    next_y = NO_HIT
+    delta_x = NO_HIT
+    delta_y = NO_HIT
+    if abs(dx) > 1e-12:
+        delta_x = GRID_CELL_M / abs(dx)
+        next_x = (grid.x0 + (i + (1 if dx > 0 else 0)) * GRID_CELL_M - ox) / dx
+    if abs(dy) > 1e-12:
+        delta_y = GRID_CELL_M / abs(dy)
+        next_y = (grid.y0 + (j + (1 if dy > 0 else 0)) * GRID_CELL_M - oy) / dy
+    entered = 0.0
+    while entered < best:
+        leaves = min(next_x, next_y)
+        cell = i * ny + j
+        lowest = oz + dz * (entered if dz > 0 else min(leaves, best))
+        if lowest < tops[cell]:
+            for n in range(starts[cell], starts[cell + 1]):
+                k = ids[n]
+                # Most candidates fail here: the ray's line passes their bounding sphere.
+                rx = ox - geometry[k, 0]
+                ry = oy - geometry[k, 1]
+                rz = oz - geometry[k, 2]
+                toward = rx * dx + ry * dy + rz * dz
+                reach = geometry[k, 15]
+                if rx * rx + ry * ry + rz * rz - toward * toward > reach * reach or toward > reach:
+                    continue
+                t = intersect(geometry, shape, k, ox, oy, oz, dx, dy, dz)
+                if t < best:
+                    best = t
+                    found = k
+                    if any_hit:
+                        return best, found
+        if next_x < next_y:
+            i += step_i
+            entered = next_x
+            next_x += delta_x
+            if i < 0 or i >= grid.nx:
+                break
+        else:
+            j += step_j
+            entered = next_y
+            next_y += delta_y
+            if j < 0 or j >= grid.ny:
+                break
+    return best, found
+
+
+@kernel
+def trace(ground, solids, grid, ox, oy, oz, dx, dy, dz, t_max):
+    """First thing a ray meets: (range, solid index | GROUND_ID | SKY_ID)."""
+    t_ground = trace_ground(ground, ox, oy, oz, dx, dy, dz, t_max)
+    t, k = trace_solids(solids, grid, ox, oy, oz, dx, dy, dz, min(t_ground, t_max), False)
+    if k >= 0:
+        return t, k
+    if t_ground < t_max:
+        return t_ground, GROUND_ID
+    return NO_HIT, SKY_ID
+
+
+@kernel
+def _fill_grid(bounds, top_z, nx, ny, ids, start, top):
+    """Count (``ids`` empty) or fill the columns of solids with cell bounds [N, 4]."""
+    counting = ids.shape[0] == 0
+    for k in range(bounds.shape[0]):
+        for i in range(max(bounds[k, 0], 0), min(bounds[k, 1], nx - 1) + 1):
+            for j in range(max(bounds[k, 2], 0), min(bounds[k, 3], ny - 1) + 1):
+                c = i * ny + j
+                if counting:
+                    start[c + 1] += 1
+                    top[c] = max(top[c], top_z[k])
+                else:
+                    ids[start[c]] = k
+                    start[c] += 1
+
+
+def build_grid(geometry: np.ndarray, shape: np.ndarray, origin: tuple[float, float], size: tuple[int, int]) -> Grid:
+    """Column grid of solids: ``geometry`` [N, 16], ``origin`` (x, y) m, ``size`` in 4 m cells."""
+    nx, ny = size
+    R = geometry[:, 6:15].reshape(-1, 3, 3).astype(np.float64)
+    half = geometry[:, 3:6].astype(np.float64)
+    extent = np.einsum("nij,ni->nj", np.abs(R), half)  # of the box around the solid, for every shape
+    low = geometry[:, :2] - extent[:, :2] - 1e-3
+    high = geometry[:, :2] + extent[:, :2] + 1e-3
+    bounds = np.empty((len(geometry), 4), dtype=np.int64)
+    for axis in range(2):
+        bounds[:, 2 * axis] = np.floor((low[:, axis] - origin[axis]) / GRID_CELL_M)
+        bounds[:, 2 * axis + 1] = np.floor((high[:, axis] - origin[axis]) / GRID_CELL_M)
+    top_z = (geometry[:, 2] + extent[:, 2] + 1e-3).astype(np.float32)
+    start = np.zeros(nx * ny + 1, dtype=np.int64)
+    top = np.full(nx * ny, -1e9, dtype=np.float32)
+    _fill_grid(bounds, top_z, nx, ny, np.empty(0, dtype=np.int32), start, top)
+    start = np.cumsum(start)
+    ids = np.empty(max(int(start[-1]), 1), dtype=np.int32)
+    _fill_grid(bounds, top_z, nx, ny, ids, start.copy(), top)
+    return Grid(start.astype(np.int32), ids, top, float(origin[0]), float(origin[1]), nx, ny)
