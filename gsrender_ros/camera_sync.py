@@ -1,0 +1,191 @@
+"""From image topics to sets of images of one moment: subscribe, check stamps, synchronise approximately.
+
+Every image of the reference camera is a frame that came in; what becomes of it is counted by reason.
+Time that jumps back (a looped bag) throws everything away that was waiting.
+"""
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from rclpy.clock import JumpThreshold
+from rclpy.duration import Duration
+
+from gsrender_ros.conversions import set_stamp, stamp_to_ns
+from gsrender_ros.layouts import CameraNames
+from gsrender_ros.standins import ApproximateTimeSynchronizer, SimpleFilter
+from gsrender_ros.statistics import FrameStatistics
+
+# A topic's stamps may arrive slightly out of order; further back than this, time itself went back.
+BACKWARD_JUMP_NS = 200_000_000
+# After a jump, images of the time before may still be in the queues of the middleware.
+STRAGGLER_S = 0.3
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One image message of every camera. ``stamp_ns`` is the reference camera's, ``stamps_ns`` each camera's own."""
+
+    messages: tuple
+    stamps_ns: tuple[int, ...]
+    frames: tuple[str, ...]
+    channels: tuple[str, ...]
+    stamp_ns: int
+
+
+class CameraSync:
+    """Turns single images into ``ImageSet``s. One thread (the executor's) calls it.
+
+    Args:
+        cameras: the cameras in order.
+        settings: sync, stamp source and reference camera.
+        statistics: counts frames.
+        clock: the node's clock, read where the stamp is the time of arrival.
+
+    ``on_set`` is called with every complete ``ImageSet``, ``on_jump`` when the stamps jump back, with the
+    stamps before and after in ns.
+    """
+
+    def __init__(self, cameras: tuple[CameraNames, ...], settings, statistics: FrameStatistics, clock):
+        self.cameras = cameras
+        self._settings = settings
+        self._statistics = statistics
+        self._clock = clock
+        self._reference = [c.camera for c in cameras].index(settings.reference_camera)
+        self.on_set = lambda image_set: None
+        self.on_jump = lambda before_ns, after_ns: None
+        self.images_received: Counter = Counter()
+        self.images_without_stamp: Counter = Counter()
+        self.recent_stamps_ns = {c.camera: deque(maxlen=settings.sync_queue_size) for c in cameras}
+        self._jump: tuple[int, float] | None = None  # (stamps above this are of the time before, until wall time)
+        self._rebuild()
+
+    def add_image(self, index: int, message) -> None:
+        """Take an image message of camera ``index``."""
+        name = self.cameras[index].camera
+        self.images_received[name] += 1
+        if index == self._reference:
+            self._statistics.received()
+        stamp_ns = self._stamp_of(message)
+        if stamp_ns == 0:
+            self._drop_without_stamp(index, name)
+            return
+        if self._is_straggler(stamp_ns):
+            if index == self._reference:
+                self._statistics.dropped("reset", "image of the time before the jump")
+            return
+        recent = self.recent_stamps_ns[name]
+        if recent and stamp_ns < recent[-1] - BACKWARD_JUMP_NS:
+            before_ns = recent[-1]
+            self.reset(stamp_ns)  # this image belongs to the new time: reset first, then take it
+            self.on_jump(before_ns, stamp_ns)
+            recent = self.recent_stamps_ns[name]
+        recent.append(stamp_ns)
+        if index == self._reference:
+            self._expect(stamp_ns)
+        self._gates[index].signalMessage(message)
+
+    def reset(self, after_ns: int) -> None:
+        """Forget all waiting images because time jumped back to ``after_ns``, and rebuild the synchroniser.
+
+        Its queues drop their smallest stamps first: without the rebuild, the images of a second round of a
+        bag would be the ones thrown away.
+        """
+        self._statistics.dropped("reset", "time jumped back", count=len(self._expected))
+        before_ns = max((stamps[-1] for stamps in self.recent_stamps_ns.values() if stamps), default=after_ns)
+        for stamps in self.recent_stamps_ns.values():
+            stamps.clear()
+        self._rebuild()
+        if before_ns - after_ns > BACKWARD_JUMP_NS:
+            self._jump = ((before_ns + after_ns) // 2, time.monotonic() + STRAGGLER_S)
+
+    def best_spread_s(self) -> tuple[float, str] | None:
+        """Smallest spread of stamps over recent images and the camera that lagged most; None if a camera is silent."""
+        if any(not stamps for stamps in self.recent_stamps_ns.values()):
+            return None
+        best = None
+        for anchor in list(self.recent_stamps_ns[self._settings.reference_camera]):
+            nearest = {
+                name: min(stamps, key=lambda s, anchor=anchor: abs(s - anchor))
+                for name, stamps in self.recent_stamps_ns.items()
+            }
+            spread_s = (max(nearest.values()) - min(nearest.values())) / 1e9
+            if best is None or spread_s < best[0]:
+                best = (spread_s, max(nearest, key=nearest.get))
+        return best
+
+    def _rebuild(self) -> None:
+        self._gates = [SimpleFilter() for _ in self.cameras]
+        self._expected: list[int] = []
+        self._synchronizer = ApproximateTimeSynchronizer(
+            self._gates, queue_size=self._settings.sync_queue_size, slop=self._settings.sync_slop_s
+        )
+        self._synchronizer.registerCallback(self._on_messages)
+
+    def _stamp_of(self, message) -> int:
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        source = self._settings.stamp_source
+        if source == "receive" or (source == "auto" and stamp_ns == 0):
+            stamp_ns = self._clock.now().nanoseconds
+            set_stamp(message.header.stamp, stamp_ns)
+        return stamp_ns
+
+    def _drop_without_stamp(self, index: int, name: str) -> None:
+        self.images_without_stamp[name] += 1
+        if index == self._reference:
+            self._statistics.dropped(
+                "zero_stamp",
+                f"images of {name} have stamp 0: set stamp_source:=auto to use their arrival time (their publisher "
+                "never fills the header)",
+            )
+
+    def _is_straggler(self, stamp_ns: int) -> bool:
+        if self._jump is None:
+            return False
+        if time.monotonic() > self._jump[1]:
+            self._jump = None
+            return False
+        return stamp_ns > self._jump[0]
+
+    def _expect(self, stamp_ns: int) -> None:
+        self._expected.append(stamp_ns)
+        if len(self._expected) > self._settings.sync_queue_size:
+            self._expected.remove(min(self._expected))  # as the synchroniser does
+            self._drop_unmatched(1)
+
+    def _drop_unmatched(self, count: int) -> None:
+        best = self.best_spread_s()
+        cameras = len(self.cameras)
+        slop = f"sync.slop_s={self._settings.sync_slop_s:g}"
+        if best is None:
+            silent = [name for name, stamps in self.recent_stamps_ns.items() if not stamps]
+            text = f"no set of {cameras} images: nothing from {', '.join(silent)}"
+        else:
+            text = f"no set of {cameras} images within {slop}: best spread {best[0]:.3f} s, last {best[1]}"
+        self._statistics.dropped("spread", text, count=count)
+
+    def _on_messages(self, *messages) -> None:
+        stamps_ns = tuple(stamp_to_ns(message.header.stamp) for message in messages)
+        stamp_ns = stamps_ns[self._reference]
+        unmatched = sum(expected_ns < stamp_ns for expected_ns in self._expected)
+        self._expected = [expected_ns for expected_ns in self._expected if expected_ns > stamp_ns]
+        if unmatched:
+            self._drop_unmatched(unmatched)
+        self.on_set(
+            ImageSet(
+                messages=messages,
+                stamps_ns=stamps_ns,
+                frames=tuple(
+                    (c.frame or message.header.frame_id or c.default_frame).lstrip("/")
+                    for c, message in zip(self.cameras, messages, strict=True)
+                ),
+                channels=tuple(c.channel for c in self.cameras),
+                stamp_ns=stamp_ns,
+            )
+        )
+
+
+def watch_clock(clock, on_backward_jump) -> object:
+    """Call back when a (simulated) clock jumps back; keep the returned handle as long as it shall watch."""
+    threshold = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
+    return clock.create_jump_callback(threshold, post_callback=lambda _: on_backward_jump())

@@ -1,0 +1,178 @@
+"""Messages to arrays and back: images, CameraInfo, ``OccupancyGrid`` to PointCloud2."""
+
+import array
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+from sensor_msgs.msg import PointCloud2, PointField
+
+from gsrender_core.classes import CLASS_COLORS, FREE
+from gsrender_core.data.frame import Frame
+from gsrender_core.data.image_fit import fit_image
+from gsrender_core.voxel_grid import OccupancyGrid
+from gsrender_ros.standins import CvBridge, CvBridgeError
+from gsrender_ros.statistics import FrameDropped
+
+_BRIDGE = CvBridge()
+
+# One occupied voxel of the cloud, 24 bytes. ``rgb`` is the packed colour that RViz reads as a float32.
+CLOUD_DTYPE = np.dtype(
+    [
+        ("x", "<f4"),
+        ("y", "<f4"),
+        ("z", "<f4"),
+        ("rgb", "<u4"),
+        ("label", "<u4"),
+        ("confidence", "<f4"),
+    ]
+)
+_CLOUD_TYPES = {"label": PointField.UINT32}
+_RGB_OF_CLASS = (
+    (CLASS_COLORS[:, 0].astype(np.uint32) << 16)
+    | (CLASS_COLORS[:, 1].astype(np.uint32) << 8)
+    | CLASS_COLORS[:, 2].astype(np.uint32)
+)
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """``K`` float64 [3, 3] px, and the ``size`` (width, height) of the images it belongs to."""
+
+    K: np.ndarray
+    size: tuple[int, int]
+
+
+def stamp_to_ns(stamp) -> int:
+    """Nanoseconds of a builtin_interfaces Time."""
+    return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+def set_stamp(stamp, stamp_ns: int) -> None:
+    """Write nanoseconds into a builtin_interfaces Time."""
+    stamp.sec, stamp.nanosec = divmod(int(stamp_ns), 1_000_000_000)
+
+
+def decode_image(message) -> np.ndarray:
+    """RGB uint8 [H, W, 3] of an Image or CompressedImage.
+
+    Raises:
+        FrameDropped: reason decode; names the encoding and what is wrong.
+    """
+    try:
+        if hasattr(message, "format"):
+            data = bytes(message.data)
+            if simplejpeg.is_jpeg(data):
+                return simplejpeg.decode_jpeg(data, colorspace="RGB")
+            if "compressedDepth" in message.format:
+                raise CvBridgeError(f"format {message.format!r} is a depth image; name a colour topic")
+            image = _BRIDGE.compressed_imgmsg_to_cv2(message, "rgb8")
+        else:
+            image = _BRIDGE.imgmsg_to_cv2(message, "rgb8")
+    except (CvBridgeError, ValueError, RuntimeError) as error:
+        name = message.header.frame_id or "a camera"
+        raise FrameDropped("decode", f"image of {name} is not readable: {error}") from error
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        encoding = getattr(message, "encoding", "") or message.format
+        raise FrameDropped("decode", f"encoding {encoding!r} gives {image.dtype} {image.shape}, expected uint8 RGB")
+    return np.ascontiguousarray(image)
+
+
+def intrinsics_from_camera_info(message, distortion: str = "refuse") -> Intrinsics:
+    """Intrinsics of a CameraInfo.
+
+    ``R`` is not read: published recordings carry wrong ones. ``distortion`` as the parameter of that
+    name: refuse a distorted lens, ignore its distortion, or take P for images that are rectified.
+
+    Raises:
+        FrameDropped: reason no_camera_info; not calibrated, not finite, or distorted and refused.
+    """
+    name = message.header.frame_id or "a camera"
+    K = np.array(message.k, dtype=np.float64).reshape(3, 3)
+    if distortion == "rectified":
+        K = np.array(message.p, dtype=np.float64).reshape(3, 4)[:, :3].copy()
+    if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
+        raise FrameDropped("no_camera_info", f"CameraInfo of {name} is not calibrated: K = {K.reshape(-1).tolist()}")
+    D = np.array(message.d, dtype=np.float64)
+    if distortion == "refuse" and np.any(D != 0):
+        raise FrameDropped(
+            "no_camera_info",
+            f"CameraInfo of {name} has lens distortion ({message.distortion_model} {D.round(4).tolist()}), and images "
+            "are not undistorted here: rectify them (image_proc) and set distortion:=rectified, or accept the error "
+            "with distortion:=ignore",
+        )
+    return Intrinsics(K, (message.width, message.height))
+
+
+def fit_images(images: list[np.ndarray], intrinsics: list[Intrinsics], image_size: tuple[int, int]):
+    """Bring decoded images [H, W, 3] to the network's size, as training does.
+
+    Returns:
+        Images uint8 [C, 3, H, W] and intrinsics float64 [C, 3, 3] that follow.
+
+    Raises:
+        FrameDropped: reason no_camera_info; an image has another size than its intrinsics say.
+    """
+    fitted = np.empty((len(images), 3, image_size[1], image_size[0]), np.uint8)
+    fitted_Ks = np.empty((len(images), 3, 3))
+    for index, (image, camera) in enumerate(zip(images, intrinsics, strict=True)):
+        size = (image.shape[1], image.shape[0])
+        if size != camera.size:
+            raise FrameDropped(
+                "no_camera_info",
+                f"image {index} is {size[0]}x{size[1]}, its calibration is for {camera.size[0]}x{camera.size[1]}: "
+                "calibrate at the size that is published",
+            )
+        fit = fit_image(size, camera.K, image_size)
+        fitted[index] = fit(image).transpose(2, 0, 1)
+        fitted_Ks[index] = fit.K
+    return fitted, fitted_Ks
+
+
+def assemble_frame(image_set, intrinsics: list[Intrinsics], rig_pose, image_size: tuple[int, int]) -> Frame:
+    """A ``Frame`` of one set of image messages: decode, fit, attach calibration and poses.
+
+    Args:
+        image_set: ``camera_sync.ImageSet``.
+        intrinsics: of the images as they arrive.
+        rig_pose: ``tf_lookup.RigPose``.
+        image_size: (width, height) that the network takes.
+    """
+    images = [decode_image(message) for message in image_set.messages]
+    fitted, fitted_Ks = fit_images(images, intrinsics, image_size)
+    return Frame(
+        images=fitted,
+        Ks=fitted_Ks,
+        T_ego_cam=rig_pose.T_ego_cam,
+        T_global_ego=rig_pose.T_global_ego,
+        stamp_ns=image_set.stamp_ns,
+        camera_names=image_set.channels,
+        token=str(image_set.stamp_ns),
+    )
+
+
+def cloud_from_occupancy(occupancy: OccupancyGrid, frame_id: str) -> PointCloud2:
+    """PointCloud2 of the occupied voxels: x, y, z, rgb, label, confidence; stamp of the grid, ego frame."""
+    grid = occupancy.grid
+    occupied = np.flatnonzero(occupancy.semantics != FREE)  # as OccupancyGrid.occupied, without its [N, 3] detours
+    labels = occupancy.semantics.reshape(-1)[occupied]
+    points = np.empty(len(labels), CLOUD_DTYPE)
+    for axis, index in enumerate(np.unravel_index(occupied, grid.shape)):
+        axis_centers = grid.min_m[axis] + (np.arange(grid.shape[axis]) + 0.5) * grid.voxel_size_m
+        points["xyz"[axis]] = axis_centers[index]
+    points["rgb"] = _RGB_OF_CLASS[labels]
+    points["label"] = labels
+    points["confidence"] = 1.0 if occupancy.confidence is None else occupancy.confidence.reshape(-1)[occupied]
+    message = PointCloud2()
+    set_stamp(message.header.stamp, occupancy.stamp_ns)
+    message.header.frame_id = frame_id
+    message.height, message.width = 1, len(points)
+    message.fields = [
+        PointField(name=name, offset=field[1], datatype=_CLOUD_TYPES.get(name, PointField.FLOAT32), count=1)
+        for name, field in CLOUD_DTYPE.fields.items()
+    ]
+    message.is_bigendian, message.is_dense = False, True
+    message.point_step = CLOUD_DTYPE.itemsize
+    message.row_step = message.point_step * len(points)
+    message.data = array.array("B", points.tobytes())  # any other type is checked byte by byte
+    return message

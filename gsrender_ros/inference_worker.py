@@ -1,0 +1,87 @@
+"""One worker thread behind a slot that holds only the latest item: latency stays bounded, nothing piles up."""
+
+import threading
+import time
+
+from gsrender_ros.statistics import FrameDropped, FrameStatistics
+
+
+class InferenceWorker:
+    """Runs ``process(item)`` for the newest item; what is overtaken while waiting counts as superseded.
+
+    Args:
+        process: takes an item and returns the inference time in seconds; raises ``FrameDropped`` for an
+            item that cannot become output.
+        statistics: counts every item's fate.
+        logger: an rclpy logger (``warning`` and ``error`` with ``throttle_duration_sec``).
+
+    ``generation`` grows with every ``reset``; an item in flight compares it before it publishes.
+    """
+
+    def __init__(self, process, statistics: FrameStatistics, logger):
+        self._process = process
+        self._statistics = statistics
+        self._logger = logger
+        self._condition = threading.Condition()
+        self._item = None
+        self._arrived_at = 0.0
+        self._stopping = False
+        self.generation = 0
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def submit(self, item) -> None:
+        """Hand over the newest item; never blocks."""
+        with self._condition:
+            overtaken = self._item is not None
+            self._item, self._arrived_at = item, time.monotonic()
+            self._condition.notify()
+        if overtaken:
+            self._statistics.dropped("superseded", "a newer set of images arrived while the network was busy")
+
+    def reset(self) -> None:
+        """Forget the waiting item and mark the one in flight as stale."""
+        with self._condition:
+            self.generation += 1
+            waiting, self._item = self._item is not None, None
+        if waiting:
+            self._statistics.dropped("reset", "time jumped back")
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End the thread after the item in flight."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether ``stop`` was called; a long wait inside ``process`` ends then."""
+        return self._stopping
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while self._item is None and not self._stopping:
+                    self._condition.wait()
+                if self._stopping:
+                    return
+                item, arrived_at, self._item = self._item, self._arrived_at, None
+                generation = self.generation
+            try:
+                inference_s = self._process(item, generation)
+                self._statistics.published(time.monotonic() - arrived_at, inference_s)
+            except FrameDropped as dropped:
+                self._statistics.dropped(dropped.reason, str(dropped))
+                self._logger.warning(str(dropped), throttle_duration_sec=2.0)
+            except Exception as error:
+                # The node must outlive whatever one frame does to the network; the text says what happened.
+                if self._stopping:
+                    return
+                text = f"frame lost: {type(error).__name__}: {error}"
+                self._statistics.dropped("error", text)
+                self._logger.error(text, throttle_duration_sec=2.0)

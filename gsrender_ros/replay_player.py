@@ -1,0 +1,275 @@
+"""Plays a rosbag2 as topics and /clock, where ``ros2 bag play`` is not installed.
+
+Messages go out as the bytes that the bag holds. Latched topics (/tf_static) are played first, whatever
+the start offset.
+
+    python -m gsrender_ros.replay_player BAG [--rate R] [--loop] [--start S] [--delay S] [--wait-for TOPIC]
+"""
+
+import argparse
+import contextlib
+import importlib
+import logging
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import rclpy
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosbags.interfaces import QosDurability
+from rosbags.rosbag2 import Reader, ReaderError
+from rosgraph_msgs.msg import Clock
+
+from gsrender_ros.environment import prepare_environment
+
+CLOCK_PERIOD_S = 0.01
+WAIT_TIMEOUT_S = 60.0
+DRAIN_S = 2.0
+
+
+class BagError(Exception):
+    """The bag cannot be played; the text says why in one line."""
+
+
+@dataclass(frozen=True)
+class PlayOptions:
+    """How a bag is played.
+
+    Attributes:
+        rate: speed; 2.0 plays twice as fast as recorded.
+        loop: start again at the end, with /clock jumping back.
+        start_s: offset of the first message, seconds from the bag's start.
+        delay_s: wait before playing, for subscribers to be discovered.
+        wait_for: topics that must have a subscriber before playing starts.
+        wait_timeout_s: how long to wait for them; played anyway then, with a warning.
+    """
+
+    rate: float = 1.0
+    loop: bool = False
+    start_s: float = 0.0
+    delay_s: float = 1.0
+    wait_for: tuple[str, ...] = ()
+    wait_timeout_s: float = WAIT_TIMEOUT_S
+
+    def __post_init__(self):
+        if not 0.001 <= self.rate <= 1000.0:
+            raise ValueError(f"rate is {self.rate:g}, must lie in 0.001 to 1000")
+        if self.start_s < 0 or self.delay_s < 0:
+            raise ValueError(f"start ({self.start_s:g} s) and delay ({self.delay_s:g} s) must not be negative")
+
+
+def message_class(type_name: str):
+    """The Python class of a message type such as "sensor_msgs/msg/Image".
+
+    Raises:
+        ImportError, AttributeError: its package is not installed or lacks the type.
+    """
+    package, kind, name = type_name.split("/")
+    return getattr(importlib.import_module(f"{package}.{kind}"), name)
+
+
+def open_bag(path: str | Path) -> Reader:
+    """Open a rosbag2 folder for reading.
+
+    Raises:
+        BagError: no such bag, no or damaged metadata, truncated storage, a ROS 1 bag, or no message inside.
+    """
+    path = Path(path)
+    if path.is_file():
+        hint = "convert it with rosbags-convert" if path.suffix == ".bag" else f"name its folder, {path.parent}"
+        raise BagError(f"{path} is a file, a rosbag2 is a folder with metadata.yaml: {hint}")
+    if not (path / "metadata.yaml").is_file():
+        what = "holds no metadata.yaml (was the recording ended?)" if path.is_dir() else "does not exist"
+        raise BagError(f"{path} {what}")
+    try:
+        reader = Reader(path)
+        reader.open()
+    except (ReaderError, OSError, ValueError, KeyError) as error:
+        raise BagError(f"{path} cannot be read: {error}") from error
+    if not reader.message_count:
+        reader.close()
+        raise BagError(f"{path} holds no message")
+    return reader
+
+
+class ReplayPlayer(Node):
+    """Publishes the messages of an open bag in time.
+
+    Topics whose type is not installed are left out: ``skipped`` counts their messages.
+    """
+
+    def __init__(self, reader: Reader, options: PlayOptions, **node_options):
+        super().__init__("replay_player", **node_options)
+        self._reader = reader
+        self._options = options
+        self._clock_publisher = self.create_publisher(Clock, "/clock", 10)
+        self.published: Counter = Counter()
+        self.skipped: Counter = Counter()
+        self._publishers_by_topic: dict[str, object] = {}
+        self._latched: set[str] = set()
+        for connection in reader.connections:
+            if connection.topic == "/clock":
+                continue  # ours follows rate and loop
+            try:
+                kind = message_class(connection.msgtype)
+            except (ImportError, AttributeError, ValueError) as error:
+                self.skipped[connection.topic] += connection.msgcount
+                self.get_logger().warning(
+                    f"{connection.topic}: {connection.msgcount} messages skipped, "
+                    f"type {connection.msgtype} is not installed ({error})"
+                )
+                continue
+            if connection.topic not in self._publishers_by_topic:
+                self._publishers_by_topic[connection.topic] = self._publisher(connection, kind)
+
+    def _publisher(self, connection, kind):
+        offered = getattr(connection.ext, "offered_qos_profiles", None) or []
+        latched = connection.topic == "/tf_static" or any(
+            qos.durability == QosDurability.TRANSIENT_LOCAL for qos in offered
+        )
+        if latched:
+            self._latched.add(connection.topic)
+        qos = QoSProfile(
+            depth=100 if connection.topic.startswith("/tf") else 10,
+            reliability=ReliabilityPolicy.RELIABLE,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+        )
+        return self.create_publisher(kind, connection.topic, qos)
+
+    def play(self) -> None:
+        """Play to the end, or for ever when looping; ends early when rclpy shuts down.
+
+        Raises:
+            BagError: the storage is damaged behind its beginning.
+        """
+        start_ns = self._reader.start_time + int(self._options.start_s * 1e9)
+        if start_ns > self._reader.end_time:
+            raise BagError(
+                f"start offset {self._options.start_s:g} s lies behind the bag's end "
+                f"({(self._reader.end_time - self._reader.start_time) / 1e9:.1f} s)"
+            )
+        self._wait_for_subscribers()
+        try:
+            self._play_latched(start_ns)
+            while rclpy.ok():
+                self._play_once(start_ns)
+                self._drain()
+                if not self._options.loop:
+                    return
+                self.get_logger().info("end of the bag: starting again")
+        except (ReaderError, OSError, ValueError) as error:
+            count = self.published.total()
+            raise BagError(f"{self._reader.path} is damaged behind {count} messages: {error}") from error
+
+    def _play_latched(self, start_ns: int) -> None:
+        connections = [c for c in self._reader.connections if c.topic in self._latched]
+        if connections:
+            for connection, _, data in self._reader.messages(connections=connections, stop=start_ns):
+                self._publish(connection.topic, data)
+
+    def _play_once(self, start_ns: int) -> None:
+        began = time.monotonic()
+        connections = [c for c in self._reader.connections if c.topic in self._publishers_by_topic]
+        if not connections:
+            raise BagError(f"{self._reader.path} holds no topic whose type is installed")
+        for connection, stamp_ns, data in self._reader.messages(connections=connections, start=start_ns):
+            self._sleep_until(began, start_ns, stamp_ns)
+            if not rclpy.ok():
+                return
+            self._publish_clock(stamp_ns)
+            self._publish(connection.topic, data)
+
+    def _sleep_until(self, began: float, start_ns: int, stamp_ns: int) -> None:
+        """Sleep up to a message's moment and keep /clock ticking meanwhile."""
+        while rclpy.ok():
+            wait_s = began + (stamp_ns - start_ns) / 1e9 / self._options.rate - time.monotonic()
+            if wait_s <= 0:
+                return
+            time.sleep(min(wait_s, CLOCK_PERIOD_S))
+            if wait_s > CLOCK_PERIOD_S:
+                self._publish_clock(stamp_ns - int((wait_s - CLOCK_PERIOD_S) * self._options.rate * 1e9))
+
+    def _publish(self, topic: str, data) -> None:
+        self._publishers_by_topic[topic].publish(bytes(data))
+        self.published[topic] += 1
+
+    def _publish_clock(self, stamp_ns: int) -> None:
+        message = Clock()
+        message.clock.sec, message.clock.nanosec = divmod(stamp_ns, 1_000_000_000)
+        self._clock_publisher.publish(message)
+
+    def _wait_for_subscribers(self) -> None:
+        deadline = time.monotonic() + self._options.wait_timeout_s
+        missing = list(self._options.wait_for)
+        while rclpy.ok() and missing and time.monotonic() < deadline:
+            missing = [topic for topic in missing if not self.count_subscribers(topic)]
+            time.sleep(0.05)
+        if missing:
+            self.get_logger().warning(
+                f"nobody subscribes to {', '.join(missing)} after {self._options.wait_timeout_s:g} s: playing anyway"
+            )
+        end = time.monotonic() + self._options.delay_s
+        while rclpy.ok() and time.monotonic() < end:
+            time.sleep(0.02)
+
+    def _drain(self) -> None:
+        """Let reliable subscribers receive what is under way, before the end or a jump back."""
+        if not rclpy.ok():
+            return
+        for publisher in self._publishers_by_topic.values():
+            publisher.wait_for_all_acked(Duration(seconds=DRAIN_S))
+
+
+def _options(arguments: list[str]) -> tuple[str, PlayOptions]:
+    parser = argparse.ArgumentParser(prog="replay_player", description="Play a rosbag2 as topics and /clock.")
+    parser.add_argument("bag", help="folder of the bag")
+    parser.add_argument("--rate", type=float, default=1.0, help="speed, 1 = as recorded")
+    parser.add_argument("--loop", action="store_true", help="start again at the end")
+    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="offset of the first message, seconds")
+    parser.add_argument("--delay", type=float, default=1.0, metavar="S", help="wait before playing, seconds")
+    parser.add_argument(
+        "--wait-for", action="append", default=[], metavar="TOPIC", help="wait until TOPIC is subscribed to"
+    )
+    parser.add_argument("--wait-timeout", type=float, default=WAIT_TIMEOUT_S, metavar="S", help="longest wait, seconds")
+    given = parser.parse_args(arguments)
+    try:
+        return given.bag, PlayOptions(
+            given.rate, given.loop, given.start, given.delay, tuple(given.wait_for), given.wait_timeout
+        )
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def main(args: list[str] | None = None) -> int:
+    """Play until the end, SIGINT or SIGTERM; 1 when the bag cannot be played, 2 for wrong arguments."""
+    logging.basicConfig(level=logging.INFO, format="[%(levelname)s] %(name)s: %(message)s")
+    logger = logging.getLogger("replay_player")
+    prepare_environment()
+    args = list(sys.argv if args is None else args)
+    bag, options = _options(rclpy.utilities.remove_ros_args(args)[1:])
+    player = None
+    try:
+        with contextlib.closing(open_bag(bag)) as reader:
+            rclpy.init(args=args)
+            player = ReplayPlayer(reader, options)
+            player.play()
+            logger.info("%d messages published, %d skipped", player.published.total(), player.skipped.total())
+    except BagError as error:
+        logger.error("%s", error)
+        return 1
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        if player is not None:
+            player.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
