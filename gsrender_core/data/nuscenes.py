@@ -73,6 +73,7 @@ class NuScenes:
         self.tokens: tuple[str, ...] = tuple(complete)
         self._index = {token: i for i, token in enumerate(complete)}
         self._lidarseg: tuple[dict[int, str], np.ndarray] | None = None
+        self._warned_of_no_lidarseg = False
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -200,6 +201,11 @@ class NuScenes:
         points = points[:, :3].astype(np.float64)
         options = self.label_options
         if ids is None:
+            if not self._warned_of_no_lidarseg:
+                logger.warning(
+                    "%s: no lidarseg for sample data %s: its labels carry depth, no class", self.root, lidar.token
+                )
+                self._warned_of_no_lidarseg = True
             classes = np.full(len(points), IGNORE, dtype=np.uint8)
             own = np.zeros(len(points), dtype=bool)
         else:

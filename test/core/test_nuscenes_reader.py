@@ -189,12 +189,13 @@ def test_renderocc_parity_supervises_noise_and_own_vehicle(template):
     assert sorted(classes.tolist()) == sorted([class_id("driveable_surface"), 0, 0])
 
 
-def test_labels_off_and_without_lidarseg(root):
+def test_labels_off_and_without_lidarseg(root, caplog):
     assert reader(root).frame(0, labels=False).labels is None
     (root / "v1.0-mini" / "lidarseg.json").unlink()
     labels = reader(root).frame(0).labels
     # Without classes the own vehicle is still known by its box: its two points are gone.
     assert len(labels) == 12 and set(labels.class_id.tolist()) == {IGNORE}
+    assert "no lidarseg" in caplog.text
 
 
 def test_adjacent_stays_in_its_scene_and_has_no_substitute(root):
