@@ -58,7 +58,6 @@ class _RenderPixels(torch.autograd.Function):
         # The arrays may share memory with the inputs; saving these makes autograd notice in-place changes.
         ctx.save_for_backward(means, scales, opacities, logits, quats)
         ctx.done = done
-        ctx.mark_non_differentiable()
         outputs = (done.composite.logits, done.composite.depth, done.composite.alpha)
         return tuple(torch.from_numpy(array).to(logits.dtype) for array in outputs)
 

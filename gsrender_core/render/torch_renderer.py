@@ -40,7 +40,9 @@ def render_pixels_torch(
     """
     K = gaussians.logits.shape[1]
     uv = pixels.uv.to(gaussians.means)
-    rows, order = [gaussians.logits.new_zeros(0, K + 2)], [pixels.camera[:0]]
+    # An empty row tied to the inputs keeps an empty list differentiable.
+    tie = gaussians.means[:0].sum() + gaussians.opacities[:0].sum() + gaussians.logits[:0].sum()
+    rows, order = [gaussians.logits.new_zeros(0, K + 2) + tie], [pixels.camera[:0]]
     for c in range(len(cameras)):
         index = torch.nonzero(pixels.camera == c)[:, 0]
         if len(index) == 0:
@@ -50,6 +52,8 @@ def render_pixels_torch(
         candidates = tile_start[tile_of_pixel + 1] - tile_start[tile_of_pixel]
         block = (torch.cumsum(candidates, 0) - candidates) // max_pairs
         for part in torch.split(torch.arange(len(index), device=index.device), torch.bincount(block).tolist()):
+            if len(part) == 0:
+                continue
             tiles = tile_of_pixel[part]
             pixel_of_pair, offset = _expand(candidates[part])
             splat_of_pair = tile_splats[tile_start[tiles][pixel_of_pair] + offset]
