@@ -8,8 +8,6 @@ import simplejpeg
 from sensor_msgs.msg import PointCloud2, PointField
 
 from gsrender_core.classes import CLASS_COLORS, FREE
-from gsrender_core.data.frame import Frame
-from gsrender_core.data.image_fit import fit_image
 from gsrender_core.voxel_grid import OccupancyGrid
 from gsrender_ros.standins import CvBridge, CvBridgeError
 from gsrender_ros.statistics import FrameDropped
@@ -102,53 +100,6 @@ def intrinsics_from_camera_info(message, distortion: str = "refuse") -> Intrinsi
             "with distortion:=ignore",
         )
     return Intrinsics(K, (message.width, message.height))
-
-
-def fit_images(images: list[np.ndarray], intrinsics: list[Intrinsics], image_size: tuple[int, int]):
-    """Bring decoded images [H, W, 3] to the network's size, as training does.
-
-    Returns:
-        Images uint8 [C, 3, H, W] and intrinsics float64 [C, 3, 3] that follow.
-
-    Raises:
-        FrameDropped: reason no_camera_info; an image has another size than its intrinsics say.
-    """
-    fitted = np.empty((len(images), 3, image_size[1], image_size[0]), np.uint8)
-    fitted_Ks = np.empty((len(images), 3, 3))
-    for index, (image, camera) in enumerate(zip(images, intrinsics, strict=True)):
-        size = (image.shape[1], image.shape[0])
-        if size != camera.size:
-            raise FrameDropped(
-                "no_camera_info",
-                f"image {index} is {size[0]}x{size[1]}, its calibration is for {camera.size[0]}x{camera.size[1]}: "
-                "calibrate at the size that is published",
-            )
-        fit = fit_image(size, camera.K, image_size)
-        fitted[index] = fit(image).transpose(2, 0, 1)
-        fitted_Ks[index] = fit.K
-    return fitted, fitted_Ks
-
-
-def assemble_frame(image_set, intrinsics: list[Intrinsics], rig_pose, image_size: tuple[int, int]) -> Frame:
-    """A ``Frame`` of one set of image messages: decode, fit, attach calibration and poses.
-
-    Args:
-        image_set: ``camera_sync.ImageSet``.
-        intrinsics: of the images as they arrive.
-        rig_pose: ``tf_lookup.RigPose``.
-        image_size: (width, height) that the network takes.
-    """
-    images = [decode_image(message) for message in image_set.messages]
-    fitted, fitted_Ks = fit_images(images, intrinsics, image_size)
-    return Frame(
-        images=fitted,
-        Ks=fitted_Ks,
-        T_ego_cam=rig_pose.T_ego_cam,
-        T_global_ego=rig_pose.T_global_ego,
-        stamp_ns=image_set.stamp_ns,
-        camera_names=image_set.channels,
-        token=str(image_set.stamp_ns),
-    )
 
 
 def cloud_from_occupancy(occupancy: OccupancyGrid, frame_id: str) -> PointCloud2:

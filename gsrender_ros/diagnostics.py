@@ -38,16 +38,19 @@ class Diagnostics:
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(settings.diagnostics_period_s, self._tick, clock=steady)
 
-    def _tick(self) -> None:
-        status = self.status()
-        message = DiagnosticArray(status=[status])
+    def publish(self) -> None:
+        """Publish the state now."""
+        message = DiagnosticArray(status=[self.status()])
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)
+
+    def _tick(self) -> None:
+        self.publish()
         now = time.monotonic()
         silent_s = now - self._silent_since()
         if min(silent_s, now - self._warned_at) >= self._settings.watchdog_s:
             self._warned_at = now
-            self._node.get_logger().warning(f"No output for {silent_s:.0f} s: {'; '.join(self.explanations())}.")
+            self._node.get_logger().warning(f"No output for {silent_s:.0f} s: {'; '.join(self.explanations())}")
 
     def _silent_since(self) -> float:
         return self._statistics.last_output_at or self._started_at
@@ -111,4 +114,4 @@ class Diagnostics:
         text = f"{len(infos)} publisher{'' if len(infos) == 1 else 's'} each"
         if others:
             return f"{text}, of type {', '.join(others)} instead of {wanted}: see image_transport"
-        return f"{text}; check layout, topics.image, namespace and remaps" if not infos else text
+        return f"{text}; check layout, topics.image, namespace and remaps" if not infos else f"{text}, nothing received"

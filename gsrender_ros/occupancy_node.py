@@ -12,22 +12,24 @@ import time
 import rclpy
 from nav_msgs.msg import Odometry
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 
 from gsrender_ros.calibration import read_calibration
 from gsrender_ros.camera_sync import CameraSync, ImageSet, watch_clock
 from gsrender_ros.camera_topics import CameraTopics
-from gsrender_ros.conversions import assemble_frame
 from gsrender_ros.diagnostics import Diagnostics
 from gsrender_ros.environment import prepare_environment
+from gsrender_ros.frame_assembly import FrameAssembler
 from gsrender_ros.inference_worker import InferenceWorker
 from gsrender_ros.layouts import camera_names, fixed_frame
 from gsrender_ros.outputs import OccupancyOutputs
 from gsrender_ros.parameters import Settings, read_settings
 from gsrender_ros.standins import GENUINE, Buffer, TransformListener
 from gsrender_ros.statistics import FrameDropped, FrameStatistics
+from gsrender_ros.stop_signal import StopSignal
 from gsrender_ros.tf_lookup import TransformLookup, message_from_matrix
 
 # After the clock jumped back, the images' own jump follows at once and must not clear the new transforms.
@@ -50,6 +52,7 @@ class OccupancyNode(Node):
         self.get_logger().info(f"genuine packages: {', '.join(k for k, v in GENUINE.items() if v) or 'none'}")
         calibration = read_calibration(self.settings.calibration_file) if self.settings.calibration_file else None
         self.predictor, checkpoint = _load_predictor(self.settings)
+        self.assemble_frame = FrameAssembler(self.predictor.image_size)
         self.statistics = FrameStatistics()
         self._cleared_at = 0.0
 
@@ -115,7 +118,7 @@ class OccupancyNode(Node):
         intrinsics = self.topics.intrinsics()
         cameras = list(zip(image_set.frames, image_set.stamps_ns, strict=True))
         rig_pose = self.lookup.rig_pose(image_set.stamp_ns, cameras, cancelled=lambda: self.worker.stopping)
-        frame = assemble_frame(image_set, intrinsics, rig_pose, self.predictor.image_size)
+        frame = self.assemble_frame(image_set, intrinsics, rig_pose)
         started = time.monotonic()
         occupancy = self.predictor(frame)
         inference_s = time.monotonic() - started
@@ -143,8 +146,10 @@ class OccupancyNode(Node):
         self.outputs.clear()
 
     def destroy_node(self) -> None:
-        """Stop the worker, then the node."""
+        """Stop the worker, say a last time how many frames there were, end."""
         self.worker.stop()
+        self.assemble_frame.close()
+        self.diagnostics.publish()
         super().destroy_node()
 
 
@@ -167,24 +172,26 @@ def main(args: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="[%(levelname)s] %(name)s: %(message)s")
     prepare_environment()
     try:
-        rclpy.init(args=args)
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except (RuntimeError, ValueError) as error:  # arguments that rcl cannot parse
         logging.getLogger("occupancy_node").error("cannot start: %s", str(error).strip().splitlines()[0])
         return 1
-    node = None
+    stop = StopSignal()
     try:
         node = OccupancyNode()
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
     except (FileNotFoundError, ValueError, RuntimeError) as error:
-        if node is not None:
-            raise
         rclpy.logging.get_logger("occupancy_node").fatal(f"cannot start: {error}")
+        rclpy.try_shutdown()
         return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while not stop:
+            executor.spin_once(timeout_sec=0.1)
+    except ExternalShutdownException:
+        pass
     finally:
-        if node is not None:
-            node.destroy_node()
+        node.destroy_node()
         rclpy.try_shutdown()
     return 0
 

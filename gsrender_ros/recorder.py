@@ -8,7 +8,6 @@ Topics are subscribed to as soon as somebody publishes them. SIGINT or SIGTERM e
 import argparse
 import logging
 import shutil
-import signal
 import sys
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from rosbags.typesys import Stores, get_typestore
 from gsrender_ros.environment import prepare_environment
 from gsrender_ros.nuscenes_to_bag import BAG_VERSION
 from gsrender_ros.replay_player import message_class
+from gsrender_ros.stop_signal import StopSignal
 
 DISCOVERY_PERIOD_S = 0.1
 QUEUE_DEPTH = 100
@@ -99,14 +99,12 @@ def record(bag: Path, topics: list[str], duration_s: float, max_messages: int) -
     if bag.exists():
         raise FileExistsError(f"{bag} exists already; choose another name or remove it")
     bag.parent.mkdir(parents=True, exist_ok=True)
-    stopped = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.append(True))
+    stop = StopSignal()
     end = time.monotonic() + duration_s
     with Writer(bag, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
         recorder = Recorder(writer, topics)
         try:
-            while not stopped and time.monotonic() < end and recorder.recorded.total() < max_messages:
+            while not stop and time.monotonic() < end and recorder.recorded.total() < max_messages:
                 rclpy.spin_once(recorder, timeout_sec=0.1)
             if recorder.missing:
                 recorder.get_logger().warning(f"nobody published {', '.join(recorder.missing)}")

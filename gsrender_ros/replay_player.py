@@ -18,14 +18,15 @@ from pathlib import Path
 
 import rclpy
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import Reader, ReaderError
 from rosgraph_msgs.msg import Clock
 
 from gsrender_ros.environment import prepare_environment
+from gsrender_ros.stop_signal import StopSignal
 
 CLOCK_PERIOD_S = 0.01
 WAIT_TIMEOUT_S = 60.0
@@ -103,8 +104,9 @@ class ReplayPlayer(Node):
     Topics whose type is not installed are left out: ``skipped`` counts their messages.
     """
 
-    def __init__(self, reader: Reader, options: PlayOptions, **node_options):
+    def __init__(self, reader: Reader, options: PlayOptions, stop=False, **node_options):
         super().__init__("replay_player", **node_options)
+        self._stop = stop  # anything that turns true
         self._reader = reader
         self._options = options
         self._clock_publisher = self.create_publisher(Clock, "/clock", 10)
@@ -142,7 +144,7 @@ class ReplayPlayer(Node):
         return self.create_publisher(kind, connection.topic, qos)
 
     def play(self) -> None:
-        """Play to the end, or for ever when looping; ends early when rclpy shuts down.
+        """Play to the end, or for ever when looping; ends early when ``stop`` turns true.
 
         Raises:
             BagError: the storage is damaged behind its beginning.
@@ -156,7 +158,7 @@ class ReplayPlayer(Node):
         self._wait_for_subscribers()
         try:
             self._play_latched(start_ns)
-            while rclpy.ok():
+            while not self._stop:
                 self._play_once(start_ns)
                 self._drain()
                 if not self._options.loop:
@@ -179,14 +181,14 @@ class ReplayPlayer(Node):
             raise BagError(f"{self._reader.path} holds no topic whose type is installed")
         for connection, stamp_ns, data in self._reader.messages(connections=connections, start=start_ns):
             self._sleep_until(began, start_ns, stamp_ns)
-            if not rclpy.ok():
+            if self._stop:
                 return
             self._publish_clock(stamp_ns)
             self._publish(connection.topic, data)
 
     def _sleep_until(self, began: float, start_ns: int, stamp_ns: int) -> None:
         """Sleep up to a message's moment and keep /clock ticking meanwhile."""
-        while rclpy.ok():
+        while not self._stop:
             wait_s = began + (stamp_ns - start_ns) / 1e9 / self._options.rate - time.monotonic()
             if wait_s <= 0:
                 return
@@ -206,7 +208,7 @@ class ReplayPlayer(Node):
     def _wait_for_subscribers(self) -> None:
         deadline = time.monotonic() + self._options.wait_timeout_s
         missing = list(self._options.wait_for)
-        while rclpy.ok() and missing and time.monotonic() < deadline:
+        while not self._stop and missing and time.monotonic() < deadline:
             missing = [topic for topic in missing if not self.count_subscribers(topic)]
             time.sleep(0.05)
         if missing:
@@ -214,12 +216,12 @@ class ReplayPlayer(Node):
                 f"nobody subscribes to {', '.join(missing)} after {self._options.wait_timeout_s:g} s: playing anyway"
             )
         end = time.monotonic() + self._options.delay_s
-        while rclpy.ok() and time.monotonic() < end:
+        while not self._stop and time.monotonic() < end:
             time.sleep(0.02)
 
     def _drain(self) -> None:
         """Let reliable subscribers receive what is under way, before the end or a jump back."""
-        if not rclpy.ok():
+        if self._stop:
             return
         for publisher in self._publishers_by_topic.values():
             publisher.wait_for_all_acked(Duration(seconds=DRAIN_S))
@@ -255,15 +257,13 @@ def main(args: list[str] | None = None) -> int:
     player = None
     try:
         with contextlib.closing(open_bag(bag)) as reader:
-            rclpy.init(args=args)
-            player = ReplayPlayer(reader, options)
+            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+            player = ReplayPlayer(reader, options, StopSignal())
             player.play()
             logger.info("%d messages published, %d skipped", player.published.total(), player.skipped.total())
     except BagError as error:
         logger.error("%s", error)
         return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
     finally:
         if player is not None:
             player.destroy_node()
