@@ -1,8 +1,29 @@
 """Hashes and value noise for procedural textures, deterministic and free of state (numba)."""
 
+import logging
 import math
+from pathlib import Path
 
 from numba import njit
+
+logger = logging.getLogger(__name__)
+
+
+def drop_stale_kernels(folder: Path) -> None:
+    """Delete cached kernels older than the newest source in ``folder``.
+
+    numba checks only the file a kernel stands in, not those of the kernels compiled into it.
+    """
+    newest = max(source.stat().st_mtime for source in folder.glob("*.py"))
+    for index in (folder / "__pycache__").glob("*.nbi"):
+        try:
+            if index.stat().st_mtime < newest:
+                index.unlink()
+        except OSError as error:  # another process was faster, or the folder is read-only
+            logger.warning("stale kernel cache %s stays: %s", index, error)
+
+
+drop_stale_kernels(Path(__file__).parent)
 
 # Division by zero gives inf instead of raising, and sums may be reordered: both make the kernels faster.
 kernel = njit(cache=True, nogil=True, error_model="numpy", fastmath=True)

@@ -210,7 +210,7 @@ def tree(rng, small: bool = False) -> Blueprint:
     height = rng.uniform(2.6, 4.5) if small else rng.uniform(4.8, 10)
     b = Blueprint("static.vegetation")
     base = np.array(rng.choice([[0.10, 0.22, 0.05], [0.17, 0.27, 0.07], [0.07, 0.17, 0.07], [0.28, 0.25, 0.07], [0.33, 0.19, 0.06]],
-                               p=[0.33, 0.33, 0.18, 0.1, 0.06])) * rng.uniform(0.75, 1.3)
+                               p=[0.33, 0.33, 0.18, 0.1, 0.06])) * rng.uniform(0.9, 1.7)
     radius = 0.07 + 0.02 * height * rng.uniform(0.6, 1.2)
     if rng.random() < 0.22:  # conifer
         for n in range(4):

@@ -88,31 +88,39 @@ def nearest_cell(ground, x, y):
 
 @kernel
 def trace_ground(ground, ox, oy, oz, dx, dy, dz, t_max):
-    """Range to the height field, or NO_HIT. Marches by the clearance, then bisects the crossing."""
+    """Range to the height field, or NO_HIT. Marches by the clearance, then narrows the crossing down."""
     heights = ground.height  # taken out of the tuple once: each access costs reference counting
     px, py = (ox - ground.x0) / ground.res, (oy - ground.y0) / ground.res
     qx, qy = dx / ground.res, dy / ground.res
     horizontal = math.sqrt(dx * dx + dy * dy)
-    # A clearance c cannot be used up faster than by the ray's descent plus the ground's rise (20 %);
-    # steeper spots (curbs) are caught by the bisection.
-    closing = max(-dz + 0.2 * horizontal, 0.02)
+    # A clearance c cannot be used up faster than by the ray's descent plus the ground's rise (12 %);
+    # where the ground is steeper (curbs, banks) the step overshoots and the crossing is bracketed.
+    closing = max(-dz + 0.12 * horizontal, 0.02)
     t = 0.0
-    previous = 0.0
+    before_t = 0.0
+    before = 1.0
     for _ in range(160):
         clearance = oz + t * dz - _bilinear(heights, px + t * qx, py + t * qy)
-        if clearance < 0.004 + 0.0002 * t:
-            low, high = previous, t
-            for _ in range(8):
-                middle = 0.5 * (low + high)
-                if oz + middle * dz - _bilinear(heights, px + middle * qx, py + middle * qy) < 0.002:
-                    high = middle
+        if clearance < 0.0:
+            low, high, c_low, c_high = before_t, t, before, clearance
+            for _ in range(12):  # regula falsi, halving the end that stays (Illinois)
+                middle = low + (high - low) * c_low / (c_low - c_high)
+                c = oz + middle * dz - _bilinear(heights, px + middle * qx, py + middle * qy)
+                if abs(c) < 0.002:
+                    return middle
+                if c < 0:
+                    high, c_high = middle, c
+                    c_low *= 0.5
                 else:
-                    low = middle
+                    low, c_low = middle, c
+                    c_high *= 0.5
             return high
+        if clearance < 0.003 + 0.0001 * t:
+            return t
         if t >= t_max or (dz > 0.05 and clearance > 12.0):
             return NO_HIT
-        previous = t
-        t = t + max(clearance / closing, 0.02 + 0.001 * t)
+        before_t, before = t, clearance
+        t += max(clearance / closing, 0.02 + 0.001 * t)
     return t if dz < 0 else NO_HIT
 
 

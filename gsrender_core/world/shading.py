@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gsrender_core.world.noise import noise2, noise3, kernel
+from gsrender_core.world.noise import hash01, kernel, noise2
 from gsrender_core.world.parts import BODY, CABIN, COACH, LEAVES
 from gsrender_core.world.raycast import BOX, CYLINDER, ELLIPSOID, GROUND_ID, ground_height, trace_solids
 from gsrender_core.world.textures import ground_albedo, solid_albedo
@@ -123,13 +123,14 @@ def shade(ground, solids, grid, light, k, t, ox, oy, oz, dx, dy, dz, pixel_rad):
         ny = q[7] * lx + q[10] * ly + q[13] * lz
         nz = q[8] * lx + q[11] * ly + q[14] * lz
         if material == LEAVES:  # ruffled, so that crowns do not look like balls
-            nx += 1.3 * (noise3(x * 2.3, y * 2.3, z * 2.3, 11) - 0.5)
-            ny += 1.3 * (noise3(x * 2.3, y * 2.3, z * 2.3, 12) - 0.5)
-            nz += 1.3 * (noise3(x * 2.3, y * 2.3, z * 2.3, 13) - 0.5)
+            i, j, m = int(math.floor(x * 4.5)), int(math.floor(y * 4.5)), int(math.floor(z * 4.5))
+            nx += 1.5 * (hash01(i, j, m, 11) - 0.5)
+            ny += 1.5 * (hash01(i, j, m, 12) - 0.5)
+            nz += 1.5 * (hash01(i, j, m, 13) - 0.5)
             length = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9
             nx, ny, nz = nx / length, ny / length, nz / length
         elif material == BODY or material == CABIN or material == COACH:
-            mirror = 0.1 if material == BODY else 0.16
+            mirror = 0.1 if material == BODY else 0.12 if material == CABIN else 0.05
     facing = nx * light.sun[0] + ny * light.sun[1] + nz * light.sun[2]
     if facing > 0:
         start = 0.03 + 0.0005 * t

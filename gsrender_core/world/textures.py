@@ -154,14 +154,13 @@ def solid_albedo(material, c, seed, hx, hy, hz, px, py, pz, axis, gx, gy, gz, fo
     low, high = c[:3], c[3:]
     shade = 1.0
     if material == LEAVES:
-        leaf = noise3(gx * 6.5, gy * 6.5, gz * 6.5, seed) - 0.5
-        clump = noise3(gx * 2.1, gy * 2.1, gz * 2.1, seed + 1)
-        k = 0.1 + 1.1 * clump + 1.5 * leaf * visible_share(0.5, footprint)
-        if clump < 0.3:  # gaps between the branches
-            k *= 0.35
-        k = min(max(k, 0.0), 1.4)
-        tint = 0.8 + 0.4 * hash01(int(math.floor(gx * 4)), int(math.floor(gy * 4)), int(math.floor(gz * 4)), seed)
-        return (high[0] + (low[0] - high[0]) * k * tint, high[1] + (low[1] - high[1]) * k,
+        clump = noise3(gx * 1.9, gy * 1.9, gz * 1.9, seed + 1)
+        leaf = hash01(int(math.floor(gx * 6)), int(math.floor(gy * 6)), int(math.floor(gz * 6)), seed) - 0.5
+        k = 0.15 + 1.2 * clump + 1.1 * leaf * visible_share(0.4, footprint)
+        if clump < 0.32:  # gaps between the branches
+            k *= 0.4
+        k = min(max(k, 0.0), 1.6)
+        return (high[0] + (low[0] - high[0]) * k * (1 + 0.3 * leaf), high[1] + (low[1] - high[1]) * k,
                 high[2] + (low[2] - high[2]) * k)
     if material == BUILDING:
         if axis == 2:
