@@ -1,0 +1,176 @@
+"""Starts the occupancy node, and on request a bag and RViz.
+
+ros2 launch gsrender_ros occupancy.launch.py bag:=/path/to/bag rviz:=true
+"""
+
+import sys
+from pathlib import Path
+
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteProcess,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+)
+from launch.conditions import IfCondition
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PythonExpression
+from launch_ros.actions import Node
+
+from launch import LaunchDescription
+
+PACKAGE = "gsrender_ros"
+
+
+def _share() -> Path:
+    """The package's share folder; the source tree where the package is not installed."""
+    try:
+        return Path(get_package_share_directory(PACKAGE))
+    except PackageNotFoundError:
+        return Path(__file__).resolve().parents[1]
+
+
+def _arguments() -> list[DeclareLaunchArgument]:
+    share = _share()
+    bag = LaunchConfiguration("bag")
+    return [
+        DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics."),
+        DeclareLaunchArgument("bag", default_value="", description="Bag to play along; empty: none."),
+        DeclareLaunchArgument(
+            "bag_args",
+            default_value="--clock 100",
+            description="Further arguments of `ros2 bag play`, as '--clock 100 --loop --rate 0.5'.",
+        ),
+        DeclareLaunchArgument(
+            "use_sim_time",
+            default_value=PythonExpression(["'true' if '''", bag, "''' else 'false'"]),
+            description="Take the time from /clock; true where a bag is given.",
+        ),
+        DeclareLaunchArgument(
+            "params_file",
+            default_value=str(share / "config" / "occupancy.yaml"),
+            description="Parameters of the node; arguments given here win over it.",
+        ),
+        DeclareLaunchArgument("checkpoint", default_value="", description="Checkpoint; empty: as params_file says."),
+        DeclareLaunchArgument(
+            "image_transport",
+            default_value="",
+            choices=["", "raw", "compressed"],
+            description="Image or CompressedImage topics; empty: as params_file says.",
+        ),
+        DeclareLaunchArgument(
+            "layout",
+            default_value="",
+            choices=["", "gsrender", "nuscenes2bag"],
+            description="Names of topics and frames; empty: as params_file says.",
+        ),
+        DeclareLaunchArgument(
+            "rviz", default_value="false", choices=["true", "false"], description="Start RViz as well."
+        ),
+        DeclareLaunchArgument(
+            "rviz_config", default_value=str(share / "rviz" / "occupancy.rviz"), description="Configuration of RViz."
+        ),
+        DeclareLaunchArgument(
+            "log_level",
+            default_value="info",
+            choices=["debug", "info", "warn", "error", "fatal"],
+            description="Least severe messages that the node prints.",
+        ),
+    ]
+
+
+def _has_executable() -> bool:
+    try:
+        return (Path(get_package_prefix(PACKAGE)) / "lib" / PACKAGE / "occupancy_node").exists()
+    except PackageNotFoundError:
+        return False
+
+
+def _start_node(context) -> list:
+    """The node. What is empty on the command line is left to the parameter file."""
+    given = {
+        name: context.launch_configurations[name]
+        for name in ("checkpoint", "image_transport", "layout")
+        if context.launch_configurations[name]
+    }
+    use_sim_time = context.launch_configurations["use_sim_time"].lower() in ("true", "1")
+    params_file = context.launch_configurations["params_file"]
+    if not Path(params_file).is_file():
+        raise FileNotFoundError(f"params_file:={params_file} does not exist")
+    # Not installed as a ROS package (pip only): run it as a module of the interpreter that launches.
+    where = (
+        {"package": PACKAGE, "executable": "occupancy_node"}
+        if _has_executable()
+        else {"executable": sys.executable, "arguments": ["-m", "gsrender_ros.occupancy_node"]}
+    )
+    arguments = [*where.pop("arguments", []), "--ros-args", "--log-level", LaunchConfiguration("log_level")]
+    node = Node(
+        **where,
+        name="occupancy_node",
+        namespace=LaunchConfiguration("namespace"),
+        parameters=[params_file, {"use_sim_time": use_sim_time, **given}],
+        arguments=arguments,
+        output="screen",
+        emulate_tty=True,
+    )
+    ended = RegisterEventHandler(
+        OnProcessExit(target_action=node, on_exit=[EmitEvent(event=Shutdown(reason="occupancy_node ended"))])
+    )
+    return [node, ended]
+
+
+def _play_bag(context) -> list:
+    """`ros2 bag play` where it is installed, else the package's own player; /clock either way."""
+    bag = context.launch_configurations["bag"]
+    if not bag:
+        return []
+    arguments = context.launch_configurations["bag_args"].split()
+    try:
+        get_package_prefix("rosbag2_transport")
+    except PackageNotFoundError:
+        own = [a for i, a in enumerate(arguments) if a != "--clock" and (i == 0 or arguments[i - 1] != "--clock")]
+        return [
+            LogInfo(msg="rosbag2 is not installed: playing with gsrender_ros.replay_player"),
+            ExecuteProcess(cmd=[sys.executable, "-m", "gsrender_ros.replay_player", bag, *own], output="screen"),
+        ]
+    if not any(argument == "--clock" or argument.startswith("--clock=") for argument in arguments):
+        arguments += ["--clock", "100"]
+    return [ExecuteProcess(cmd=["ros2", "bag", "play", bag, *arguments], output="screen")]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """All of it; `ros2 launch gsrender_ros occupancy.launch.py --show-args` lists the arguments."""
+    profile = str(_share() / "config" / "fastdds.xml")
+    variable = "FASTDDS_DEFAULT_PROFILES_FILE"
+    older = "FASTRTPS_DEFAULT_PROFILES_FILE"  # what Humble reads
+    unset = PythonExpression(
+        ["not '", EnvironmentVariable(variable, default_value=""), EnvironmentVariable(older, default_value=""), "'"]
+    )
+    humble = PythonExpression(["'", EnvironmentVariable("ROS_DISTRO", default_value=""), "' == 'humble'"])
+    simulated = PythonExpression(["'", LaunchConfiguration("use_sim_time"), "'.lower() in ('true', '1')"])
+    return LaunchDescription(
+        [
+            *_arguments(),
+            # Surround images do not fit the middleware's default shared memory.
+            SetEnvironmentVariable(
+                variable, profile, condition=IfCondition(PythonExpression([unset, " and not ", humble]))
+            ),
+            SetEnvironmentVariable(older, profile, condition=IfCondition(PythonExpression([unset, " and ", humble]))),
+            OpaqueFunction(function=_start_node),
+            OpaqueFunction(function=_play_bag),
+            Node(
+                package="rviz2",
+                executable="rviz2",
+                name="rviz",
+                namespace=LaunchConfiguration("namespace"),
+                arguments=["-d", LaunchConfiguration("rviz_config")],
+                parameters=[{"use_sim_time": simulated}],
+                condition=IfCondition(LaunchConfiguration("rviz")),
+            ),
+        ]
+    )
