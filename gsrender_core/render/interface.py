@@ -137,9 +137,14 @@ def check_inputs(gaussians: Gaussians, cameras: Cameras, pixels: Pixels) -> None
         raise ValueError(f"skewed intrinsics are not supported: K[0, 1] = {cameras.Ks[:, 0, 1].tolist()}")
     if (cameras.Ks[:, 0, 0] <= 0).any() or (cameras.Ks[:, 1, 1] <= 0).any():
         raise ValueError(f"focal lengths must be positive, got {cameras.Ks[:, [0, 1], [0, 1]].tolist()}")
-    for name in ("means", "scales", "opacities"):
+    if not torch.isfinite(cameras.viewmats).all() or not torch.isfinite(cameras.Ks).all():
+        raise ValueError(f"cameras are not finite: viewmats {cameras.viewmats.tolist()}, Ks {cameras.Ks.tolist()}")
+    for name in ("means", "scales", "opacities", "quats"):
+        if getattr(gaussians, name) is None:
+            continue
         # One sum instead of a mask: any NaN or infinity survives it, at a fraction of the cost.
-        if not torch.isfinite(getattr(gaussians, name).detach().sum(dtype=torch.float64)):
+        values = getattr(gaussians, name).detach()
+        if not torch.isfinite(values.sum(dtype=torch.promote_types(values.dtype, torch.float32))):
             raise ValueError(f"Gaussians hold non-finite {name}; check the network's output before rendering")
     if len(pixels) == 0:
         return

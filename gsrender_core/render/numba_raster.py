@@ -40,7 +40,10 @@ class Composite(NamedTuple):
 
 @numba.njit(cache=True, inline="always")
 def _nearest_exponent(geometry, box):
-    """Smallest 0.5 d^T conic d over a rectangle: 0 inside, else on an edge that faces the centre."""
+    """Smallest 0.5 d^T conic d over a rectangle: 0 inside, else on an edge that faces the centre.
+
+    A little less, so that rounding at a pixel never finds what this bound has ruled out.
+    """
     u, v = geometry[U], geometry[V]
     dx = max(box[0] - u, np.float32(0)) + min(box[1] - u, np.float32(0))
     dy = max(box[2] - v, np.float32(0)) + min(box[3] - v, np.float32(0))
@@ -50,15 +53,16 @@ def _nearest_exponent(geometry, box):
     best = np.float32(np.inf)
     if dx != 0:
         y = min(max(-b * dx / c, box[2] - v), box[3] - v)
-        best = np.float32(0.5) * (a * dx * dx + c * y * y) + b * dx * y
+        best = np.float32(0.499999) * (a * dx * dx + c * y * y) + b * dx * y
     if dy != 0:
         x = min(max(-b * dy / a, box[0] - u), box[1] - u)
-        best = min(best, np.float32(0.5) * (a * x * x + c * dy * dy) + b * x * dy)
+        best = min(best, np.float32(0.499999) * (a * x * x + c * dy * dy) + b * x * dy)
     return best
 
 
 @numba.njit(cache=True)
 def _count_tile_entries(task, entries, view_start, tiles, counts):
+    """``count_tile_entries`` for one view."""
     lines, columns = tiles.shape[0], tiles.shape[1]
     view = tiles.views[task]
     base = (view // STRIPS) * lines
@@ -82,6 +86,7 @@ def count_tile_entries(entries, view_start, tiles, counts):
 
 @numba.njit(cache=True)
 def _fill_tile_lists(task, entries, depth_order, view_start, tiles, list_end, members):
+    """``fill_tile_lists`` for one view."""
     lines, columns = tiles.shape[0], tiles.shape[1]
     view = tiles.views[task]
     base = (view // STRIPS) * lines
@@ -111,6 +116,7 @@ def fill_tile_lists(entries, depth_order, view_start, tiles, list_end, members):
 
 @numba.njit(cache=True, fastmath=FAST)
 def _composite_forward(task, logits, entries, tiles, list_start, members, caps, out):
+    """``composite_forward`` for one view."""
     lines, columns = tiles.shape[0], tiles.shape[1]
     K = logits.shape[1]
     alpha_max, transmittance_min = caps[0], np.float64(caps[1])
@@ -133,8 +139,8 @@ def _composite_forward(task, logits, entries, tiles, list_start, members, caps, 
                         np.float32(0.5) * (entries.geometry[e, A] * dx * dx + entries.geometry[e, C] * dy * dy)
                         + entries.geometry[e, B] * dx * dy
                     )
-                    # alpha >= alpha_min, asked without the exponential.
-                    if sigma > entries.geometry[e, REACH]:
+                    # alpha >= alpha_min, asked without the exponential; below 0 is rounding, skipped as gsplat does.
+                    if sigma > entries.geometry[e, REACH] or sigma < 0:
                         continue
                     alpha = min(entries.geometry[e, OPACITY] * math.exp(-sigma), alpha_max)
                     behind = T * (1.0 - alpha)
@@ -165,6 +171,7 @@ def composite_forward(logits, entries, tiles, list_start, members, caps, out):
 
 @numba.njit(cache=True, fastmath=FAST)
 def _composite_backward(task, logits, entries, tiles, list_start, members, caps, out, grads, entry_gradients):
+    """``composite_backward`` for one view."""
     lines, columns = tiles.shape[0], tiles.shape[1]
     K = logits.shape[1]
     alpha_max = caps[0]
@@ -188,7 +195,7 @@ def _composite_backward(task, logits, entries, tiles, list_start, members, caps,
                     dx, dy = entries.geometry[e, U] - u, entries.geometry[e, V] - v
                     a, b, c = entries.geometry[e, A], entries.geometry[e, B], entries.geometry[e, C]
                     sigma = np.float32(0.5) * (a * dx * dx + c * dy * dy) + b * dx * dy
-                    if sigma > entries.geometry[e, REACH]:
+                    if sigma > entries.geometry[e, REACH] or sigma < 0:
                         continue
                     fall = math.exp(-sigma)
                     uncapped = entries.geometry[e, OPACITY] * fall

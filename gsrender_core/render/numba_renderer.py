@@ -14,6 +14,7 @@ import torch
 
 from gsrender_core.gaussians import Gaussians
 from gsrender_core.numba_threads import numba_threads
+from gsrender_core.render import numba_gradients
 from gsrender_core.render import numba_projection as projection
 from gsrender_core.render import numba_raster as raster
 from gsrender_core.render.interface import Cameras, Pixels, Rendered, RenderSettings
@@ -119,10 +120,10 @@ def _forward(arrays: list, cameras: Cameras, pixels: Pixels, settings: RenderSet
     return Pass(scene, images, strips, starts, entries, tiles, list_start, members, caps, composite)
 
 
-def _backward(done: Pass, pixel_grads: tuple[np.ndarray, np.ndarray, np.ndarray]) -> projection.Gradients:
+def _backward(done: Pass, pixel_grads: tuple[np.ndarray, np.ndarray, np.ndarray]) -> numba_gradients.Gradients:
     """Gradients of the scene's arrays from those of logits [M, K], depth [M] and alpha [M]."""
     scene, K = done.scene, done.scene.logits.shape[1]
-    gradients = projection.Gradients(
+    gradients = numba_gradients.Gradients(
         *(
             np.zeros(a.shape, np.float32)
             for a in (scene.means, scene.scales, scene.quats, scene.opacities, scene.logits)
@@ -141,7 +142,7 @@ def _backward(done: Pass, pixel_grads: tuple[np.ndarray, np.ndarray, np.ndarray]
             pixel_grads,
             entry_gradients,
         )
-        projection.gather_gradients(
+        numba_gradients.gather_gradients(
             scene, done.images, done.strips, done.starts, done.entries, entry_gradients, gradients
         )
     return gradients

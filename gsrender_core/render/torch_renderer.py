@@ -182,7 +182,8 @@ def _visible_pairs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The pairs (pixel, splat) that contribute: alpha_min reached, pixel not finished yet."""
     alpha = _alphas(splats, uv, pixel, splat)
-    keep = alpha >= settings.alpha_min
+    # More than the opacity comes from rounding in a very elongated splat; gsplat skips it as well.
+    keep = (alpha >= settings.alpha_min) & (alpha <= splats.opacities[splat])
     pixel, splat, alpha = pixel[keep], splat[keep], alpha[keep].clamp(max=settings.alpha_max)
     _, behind = _log_transmittance(alpha, pixel)
     keep = torch.exp(behind) > settings.transmittance_min
