@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gsrender_core.world import parts
+from gsrender_core.world import street_objects, vehicles
 from gsrender_core.world.furnish import Furnisher
 from gsrender_core.world.parts import Blueprint
 from gsrender_core.world.street import Layout, Road
@@ -78,7 +78,10 @@ def too_close(a: Track, size_a, b: Track, size_b) -> bool:
     def discs(track, size):
         reach = max(size[0] / 2 - size[1] / 2, 0.0)
         along = np.linspace(-reach, reach, 1 + int(np.ceil(2 * reach / size[1])))
-        return (track.x[step, None] + np.cos(track.yaw[step, None]) * along, track.y[step, None] + np.sin(track.yaw[step, None]) * along)
+        return (
+            track.x[step, None] + np.cos(track.yaw[step, None]) * along,
+            track.y[step, None] + np.sin(track.yaw[step, None]) * along,
+        )
 
     (ax, ay), (bx, by) = discs(a, size_a), discs(b, size_b)
     gap = np.hypot(ax[:, :, None] - bx[:, None, :], ay[:, :, None] - by[:, None, :])
@@ -98,8 +101,10 @@ class Traffic:
             if p.blueprint.category.startswith(("vehicle", "movable_object")):
                 still = Track(float(clock.times[0]), np.full(n, p.x), np.full(n, p.y), np.full(n, p.yaw))
                 self.taken.append((still, p.blueprint.size))
-        self.low, self.high = (np.array([layout.ground.x0, layout.ground.y0]) + 4,
-                               np.array([layout.ground.x0, layout.ground.y0]) + np.array(layout.ground.zone.shape) * layout.ground.res - 4)
+        self.low, self.high = (
+            np.array([layout.ground.x0, layout.ground.y0]) + 4,
+            np.array([layout.ground.x0, layout.ground.y0]) + np.array(layout.ground.zone.shape) * layout.ground.res - 4,
+        )
 
     def add(self, blueprint: Blueprint, track: Track, upright: bool = False) -> bool:
         inside = (track.x > self.low[0]) & (track.y > self.low[1]) & (track.x < self.high[0]) & (track.y < self.high[1])
@@ -113,19 +118,22 @@ class Traffic:
         rng = self.rng
         kind = rng.choice(["car", "truck", "bus", "motorcycle", "bicycle"], p=[0.74, 0.11, 0.05, 0.06, 0.04])
         if kind in ("motorcycle", "bicycle"):
-            return getattr(parts, kind)(rng, True)
-        return getattr(parts, kind)(rng)
+            return getattr(vehicles, kind)(rng, True)
+        return getattr(vehicles, kind)(rng)
 
     def populate(self, wish: str) -> list[Actor]:
         rng, main, times = self.rng, self.layout.roads[0], self.clock.times
         s0 = self.ego_s
         if wish == "trailer":  # an articulated lorry ahead
             gap = rng.uniform(16, 26)
-            lorry, load = parts.truck(rng, True), parts.trailer(rng)
+            lorry, load = vehicles.truck(rng, True), vehicles.trailer(rng)
             if self.add(lorry, road_track(main, self.clock, s0 + gap + load.size[0] / 2 + 3.4, self.offset)):
                 self.add(load, road_track(main, self.clock, s0 + gap, self.offset))
         elif rng.random() < 0.6:
-            self.add(self.vehicle(), road_track(main, self.clock, s0 + rng.uniform(11, 32) + 0.4 * np.sin(times * 0.5), self.offset))
+            self.add(
+                self.vehicle(),
+                road_track(main, self.clock, s0 + rng.uniform(11, 32) + 0.4 * np.sin(times * 0.5), self.offset),
+            )
         if rng.random() < 0.5:
             self.add(self.vehicle(), road_track(main, self.clock, s0 - rng.uniform(10, 22), self.offset))
         speed, s = rng.uniform(4, 14), rng.uniform(-30, 10)
@@ -138,8 +146,10 @@ class Traffic:
             name = wish if wish in ("bicycle", "motorcycle") else rng.choice(["bicycle", "motorcycle"])
             for _ in range(6):
                 start = self.layout.start_s + rng.uniform(4, 25)
-                track = road_track(main, self.clock, start + rng.uniform(0, 5) * times, rng.choice([-1, 1]) * (main.half_width - 0.9))
-                if self.add(getattr(parts, name)(rng, True), track):
+                track = road_track(
+                    main, self.clock, start + rng.uniform(0, 5) * times, rng.choice([-1, 1]) * (main.half_width - 0.9)
+                )
+                if self.add(getattr(vehicles, name)(rng, True), track):
                     break
         for s_main, index in self.layout.junctions:
             self._cross_traffic(s_main, index)
@@ -164,7 +174,10 @@ class Traffic:
             for _ in range(rng.integers(0, 3)):
                 moving = rng.uniform(0, road.length) + direction * rng.uniform(3, 11) * self.clock.times
                 if moving.min() > 2 and moving.max() < road.length - 2:
-                    self.add(self.vehicle(), road_track(road, self.clock, moving, -direction * road.half_width / 2, direction < 0))
+                    self.add(
+                        self.vehicle(),
+                        road_track(road, self.clock, moving, -direction * road.half_width / 2, direction < 0),
+                    )
 
     def _walkers(self, road: Road, count: int):
         rng = self.rng
@@ -177,8 +190,11 @@ class Traffic:
             speed = rng.choice([0.0, rng.uniform(0.8, 1.8)], p=[0.25, 0.75])
             s = np.clip(start + direction * speed * self.clock.times, 0.5, road.length - 0.5)
             t = side * (road.half_width + rng.uniform(0.7, max(road.walk_width - 0.4, 0.8)))
-            kind = rng.choice(["human.pedestrian.adult", "human.pedestrian.child", "human.pedestrian.police_officer"], p=[0.9, 0.08, 0.02])
-            b = parts.person(rng, kind, 0.65 if kind.endswith("child") else None)
+            kind = rng.choice(
+                ["human.pedestrian.adult", "human.pedestrian.child", "human.pedestrian.police_officer"],
+                p=[0.9, 0.08, 0.02],
+            )
+            b = street_objects.person(rng, kind, 0.65 if kind.endswith("child") else None)
             self.add(b, road_track(road, self.clock, s, t, direction < 0), True)
 
     def _crossers(self):
@@ -191,4 +207,4 @@ class Traffic:
             reach = main.half_width + 1.2
             t = side * (reach - np.clip((self.clock.times - begin) * speed, 0, 2 * reach))
             x, y, yaw = main.at(np.full(len(t), at), t)
-            self.add(parts.person(rng), Track(float(self.clock.times[0]), x, y, yaw - side * np.pi / 2), True)
+            self.add(street_objects.person(rng), Track(float(self.clock.times[0]), x, y, yaw - side * np.pi / 2), True)

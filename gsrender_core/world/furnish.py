@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gsrender_core.world import parts
+from gsrender_core.world import scenery, street_objects, vehicles
+from gsrender_core.world.ground import ground_height
 from gsrender_core.world.parts import Blueprint
-from gsrender_core.world.raycast import ground_height
-from gsrender_core.world.street import MARK_LANES, Layout, Lot, Road
+from gsrender_core.world.street import Layout, Lot, Road
+from gsrender_core.world.zones import MARK_LANES
 
 ANNOTATED = ("human.", "vehicle.", "movable_object.", "static_object.", "animal")  # categories with boxes
 
@@ -45,7 +46,12 @@ class Furnisher:
         a, b = np.meshgrid(np.linspace(-half_length, half_length, n), np.linspace(-half_width, half_width, 5))
         px, py = x + a * np.cos(yaw) - b * np.sin(yaw), y + a * np.sin(yaw) + b * np.cos(yaw)
         nx, ny = g.zone.shape
-        if px.min() < g.x0 + 2 or py.min() < g.y0 + 2 or px.max() > g.x0 + g.res * nx - 2 or py.max() > g.y0 + g.res * ny - 2:
+        if (
+            px.min() < g.x0 + 2
+            or py.min() < g.y0 + 2
+            or px.max() > g.x0 + g.res * nx - 2
+            or py.max() > g.y0 + g.res * ny - 2
+        ):
             return False
         return bool(np.all(self.zone_at(px, py) == zone))
 
@@ -80,20 +86,27 @@ class Furnisher:
         depth = min(rng.uniform(10, 18), lot.depth - lot.setback - 0.5)
         height = height or rng.choice([rng.uniform(4, 8), rng.uniform(8, 22)])
         for shrink in (1.0, 0.7, 0.45):
-            b = parts.building(rng, length * shrink, depth, height)
+            b = scenery.building(rng, length * shrink, depth, height)
             middle = self._out(road, lot, lot.setback + depth / 2)
-            if self.put(b, road, (lot.s0 + lot.s1) / 2, middle, lot.zone, 0 if lot.side > 0 else np.pi,
-                        half=(length * shrink / 2, depth / 2)):
+            if self.put(
+                b,
+                road,
+                (lot.s0 + lot.s1) / 2,
+                middle,
+                lot.zone,
+                0 if lot.side > 0 else np.pi,
+                half=(length * shrink / 2, depth / 2),
+            ):
                 break
         for s in np.arange(lot.s0 + 1, lot.s1 - 1, rng.uniform(2.5, 7)):
             if lot.setback > 2.5 and rng.random() < 0.6:
-                plant = parts.bush(rng) if rng.random() < 0.7 else parts.tree(rng, small=True)
+                plant = scenery.bush(rng) if rng.random() < 0.7 else scenery.tree(rng, small=True)
                 self.put(plant, road, s, self._out(road, lot, rng.uniform(1.0, lot.setback - 1)), lot.zone)
 
     def _yard(self, road, lot):
         rng = self.rng
         if rng.random() < 0.65:
-            front = parts.hedge if rng.random() < 0.6 else parts.wall
+            front = scenery.hedge if rng.random() < 0.6 else scenery.wall
             length = (lot.s1 - lot.s0) / 2 - 1.5
             for s in (lot.s0 + length / 2 + 0.3, lot.s1 - length / 2 - 0.3):
                 self.put(front(rng, length), road, s, self._out(road, lot, 0.8), lot.zone, half=(length / 2, 0.4))
@@ -103,19 +116,39 @@ class Furnisher:
     def _trees(self, road, lot, count, small):
         for _ in range(int(count)):
             t = self._out(road, lot, self.rng.uniform(2, lot.depth - 1))
-            b = parts.tree(self.rng, self.rng.random() < small)
+            b = scenery.tree(self.rng, self.rng.random() < small)
             self.put(b, road, self.rng.uniform(lot.s0, lot.s1), t, lot.zone, half=(0.8, 0.8))
 
     def _park(self, road, lot):
         rng = self.rng
         self._trees(road, lot, rng.integers(8, 18), 0.25)
         for _ in range(rng.integers(3, 12)):
-            self.put(parts.bush(rng), road, rng.uniform(lot.s0, lot.s1), self._out(road, lot, rng.uniform(1, lot.depth)), lot.zone)
+            self.put(
+                scenery.bush(rng),
+                road,
+                rng.uniform(lot.s0, lot.s1),
+                self._out(road, lot, rng.uniform(1, lot.depth)),
+                lot.zone,
+            )
         if rng.random() < 0.4:
             n = lot.s1 - lot.s0 - 1
-            self.put(parts.hedge(rng, n), road, (lot.s0 + lot.s1) / 2, self._out(road, lot, rng.uniform(0.8, 8)), lot.zone, half=(n / 2, 0.4))
+            self.put(
+                scenery.hedge(rng, n),
+                road,
+                (lot.s0 + lot.s1) / 2,
+                self._out(road, lot, rng.uniform(0.8, 8)),
+                lot.zone,
+                half=(n / 2, 0.4),
+            )
         if rng.random() < 0.4:
-            self.put(parts.clutter(rng), road, rng.uniform(lot.s0, lot.s1), self._out(road, lot, 1.5), lot.zone, rng.uniform(-3, 3))
+            self.put(
+                street_objects.clutter(rng),
+                road,
+                rng.uniform(lot.s0, lot.s1),
+                self._out(road, lot, 1.5),
+                lot.zone,
+                rng.uniform(-3, 3),
+            )
 
     def _parking(self, road, lot):
         rng = self.rng
@@ -123,40 +156,96 @@ class Furnisher:
         for row in (3.0, 12.0):
             for s in np.arange(lot.s0 + 1.5, lot.s1 - 1.2, 2.7):
                 if rng.random() < fullness and row + 3 < lot.depth:
-                    b = parts.car(rng) if rng.random() < 0.93 else parts.truck(rng)
-                    self.put(b, road, s, self._out(road, lot, row), lot.zone, rng.choice([-1, 1]) * np.pi / 2 + rng.normal(0, 0.03), False)
+                    b = vehicles.car(rng) if rng.random() < 0.93 else vehicles.truck(rng)
+                    self.put(
+                        b,
+                        road,
+                        s,
+                        self._out(road, lot, row),
+                        lot.zone,
+                        rng.choice([-1, 1]) * np.pi / 2 + rng.normal(0, 0.03),
+                        False,
+                    )
 
     def _plaza(self, road, lot):
         rng = self.rng
         self._trees(road, lot, rng.integers(0, 4), 0.7)
         for _ in range(rng.integers(0, 4)):
-            self.put(parts.clutter(rng), road, rng.uniform(lot.s0, lot.s1), self._out(road, lot, rng.uniform(1, lot.depth)), lot.zone, rng.uniform(-3, 3))
+            self.put(
+                street_objects.clutter(rng),
+                road,
+                rng.uniform(lot.s0, lot.s1),
+                self._out(road, lot, rng.uniform(1, lot.depth)),
+                lot.zone,
+                rng.uniform(-3, 3),
+            )
         if rng.random() < 0.6:
-            b = parts.building(rng, lot.s1 - lot.s0 - 2, 6, rng.uniform(5, 18))
-            self.put(b, road, (lot.s0 + lot.s1) / 2, self._out(road, lot, lot.depth - 4), lot.zone, 0 if lot.side > 0 else np.pi,
-                     half=((lot.s1 - lot.s0 - 2) / 2, 3))
+            b = scenery.building(rng, lot.s1 - lot.s0 - 2, 6, rng.uniform(5, 18))
+            self.put(
+                b,
+                road,
+                (lot.s0 + lot.s1) / 2,
+                self._out(road, lot, lot.depth - 4),
+                lot.zone,
+                0 if lot.side > 0 else np.pi,
+                half=((lot.s1 - lot.s0 - 2) / 2, 3),
+            )
 
     def _wall(self, road, lot):
         n = lot.s1 - lot.s0
-        self.put(parts.wall(self.rng, n), road, (lot.s0 + lot.s1) / 2, self._out(road, lot, self.rng.uniform(0.5, 3)), lot.zone,
-                 half=(n / 2 - 0.2, 0.2))
+        self.put(
+            scenery.wall(self.rng, n),
+            road,
+            (lot.s0 + lot.s1) / 2,
+            self._out(road, lot, self.rng.uniform(0.5, 3)),
+            lot.zone,
+            half=(n / 2 - 0.2, 0.2),
+        )
         self._trees(road, lot, self.rng.integers(4, 11), 0.3)
         if self.rng.random() < 0.6:
             self._building(road, lot)
 
     def _site(self, road, lot):
         rng = self.rng
-        color = np.array([0.7, 0.2, 0.12]) if rng.random() < 0.5 else np.array([0.55, 0.54, 0.5]) * rng.uniform(0.7, 1.2)
+        color = (
+            np.array([0.7, 0.2, 0.12]) if rng.random() < 0.5 else np.array([0.55, 0.54, 0.5]) * rng.uniform(0.7, 1.2)
+        )
         for s in np.arange(lot.s0 + 1.2, lot.s1 - 1, 2.1):
-            self.put(parts.barrier(rng, color), road, s, self._out(road, lot, 0.7), lot.zone)
+            self.put(street_objects.barrier(rng, color), road, s, self._out(road, lot, 0.7), lot.zone)
         for _ in range(rng.integers(1, 3)):
-            self.put(parts.excavator(rng), road, rng.uniform(lot.s0 + 3, lot.s1 - 3), self._out(road, lot, rng.uniform(5, 12)), lot.zone,
-                     rng.uniform(-3, 3), False)
+            self.put(
+                vehicles.excavator(rng),
+                road,
+                rng.uniform(lot.s0 + 3, lot.s1 - 3),
+                self._out(road, lot, rng.uniform(5, 12)),
+                lot.zone,
+                rng.uniform(-3, 3),
+                False,
+            )
         for _ in range(rng.integers(2, 6)):
-            self.put(parts.cone(rng), road, rng.uniform(lot.s0, lot.s1), self._out(road, lot, rng.uniform(1.5, 6)), lot.zone)
+            self.put(
+                street_objects.cone(rng),
+                road,
+                rng.uniform(lot.s0, lot.s1),
+                self._out(road, lot, rng.uniform(1.5, 6)),
+                lot.zone,
+            )
         for _ in range(2):
-            self.put(parts.clutter(rng), road, rng.uniform(lot.s0, lot.s1), self._out(road, lot, rng.uniform(2, 8)), lot.zone, rng.uniform(-3, 3))
-        self.put(parts.person(rng, "human.pedestrian.construction_worker"), road, (lot.s0 + lot.s1) / 2, self._out(road, lot, 3), lot.zone)
+            self.put(
+                street_objects.clutter(rng),
+                road,
+                rng.uniform(lot.s0, lot.s1),
+                self._out(road, lot, rng.uniform(2, 8)),
+                lot.zone,
+                rng.uniform(-3, 3),
+            )
+        self.put(
+            street_objects.person(rng, "human.pedestrian.construction_worker"),
+            road,
+            (lot.s0 + lot.s1) / 2,
+            self._out(road, lot, 3),
+            lot.zone,
+        )
 
     def _sidewalk(self, road: Road):
         rng = self.rng
@@ -168,18 +257,30 @@ class Furnisher:
                 what = rng.random()
                 back = side * (road.half_width + road.walk_width - 0.6)
                 if avenue and what < 0.75:
-                    self.put(parts.tree(rng, rng.random() < 0.3), road, s, edge + side * 0.15, road.walk_zone)
+                    self.put(scenery.tree(rng, rng.random() < 0.3), road, s, edge + side * 0.15, road.walk_zone)
                 elif what < 0.82:
-                    self.put(parts.sign(rng), road, s, edge, road.walk_zone, 0 if side < 0 else np.pi, half=(0.2, 0.2))
+                    self.put(
+                        scenery.sign(rng), road, s, edge, road.walk_zone, 0 if side < 0 else np.pi, half=(0.2, 0.2)
+                    )
                 elif what < 0.9:
-                    self.put(parts.clutter(rng), road, s + 2, back, road.walk_zone, 0 if side > 0 else np.pi)
+                    self.put(street_objects.clutter(rng), road, s + 2, back, road.walk_zone, 0 if side > 0 else np.pi)
                 elif what < 0.93 and road.walk_width > 2.4:
-                    self.put(parts.bus_stop(rng), road, s, back - side * 0.3, road.walk_zone, 0 if side > 0 else np.pi, half=(2.1, 0.5))
+                    self.put(
+                        scenery.bus_stop(rng),
+                        road,
+                        s,
+                        back - side * 0.3,
+                        road.walk_zone,
+                        0 if side > 0 else np.pi,
+                        half=(2.1, 0.5),
+                    )
                 elif what < 0.965:
-                    b = parts.bicycle(rng, False) if rng.random() < 0.6 else parts.motorcycle(rng, False)
+                    b = vehicles.bicycle(rng, False) if rng.random() < 0.6 else vehicles.motorcycle(rng, False)
                     self.put(b, road, s, back, road.walk_zone, rng.uniform(-0.5, 0.5), False)
             for s in np.arange(rng.uniform(2, 20), road.length, rng.uniform(24, 34)):
-                self.put(parts.lamp(rng), road, s, edge - side * 0.1, road.walk_zone, -side * np.pi / 2, half=(0.2, 0.2))
+                self.put(
+                    scenery.lamp(rng), road, s, edge - side * 0.1, road.walk_zone, -side * np.pi / 2, half=(0.2, 0.2)
+                )
 
     def _curbside(self, index: int, road: Road, wish: str):
         """Parked vehicles and lane closures along the curbs, clear of the ego's lane and of oncoming traffic."""
@@ -194,10 +295,21 @@ class Furnisher:
             while s < road.length:
                 b = None
                 if wish and side == 1 and s >= wish_s:
-                    b, wish = {"bus": parts.bus, "truck": parts.truck, "trailer": parts.trailer}.get(wish, parts.car)(rng), ""
+                    b, wish = (
+                        {"bus": vehicles.bus, "truck": vehicles.truck, "trailer": vehicles.trailer}.get(
+                            wish, vehicles.car
+                        )(rng),
+                        "",
+                    )
                 elif rng.random() < share and room:
                     u = rng.random()
-                    b = parts.car(rng) if u < 0.86 else parts.truck(rng) if u < 0.93 else parts.motorcycle(rng, False)
+                    b = (
+                        vehicles.car(rng)
+                        if u < 0.86
+                        else vehicles.truck(rng)
+                        if u < 0.93
+                        else vehicles.motorcycle(rng, False)
+                    )
                 if b is None:
                     s += rng.uniform(4, 8)
                     continue
@@ -213,25 +325,39 @@ class Furnisher:
     def _closure(self, index: int, road: Road):
         rng = self.rng
         side = 1 if index == 0 else rng.choice([-1, 1])
-        s0 = self.layout.start_s + rng.uniform(0, 25 + self.layout.travel) if index == 0 else rng.uniform(20, road.length - 30)
+        s0 = (
+            self.layout.start_s + rng.uniform(0, 25 + self.layout.travel)
+            if index == 0
+            else rng.uniform(20, road.length - 30)
+        )
         color = np.array([0.7, 0.2, 0.12]) if rng.random() < 0.5 else np.array([0.5, 0.5, 0.48])
         t = side * (road.half_width - 0.5)
         for n in range(rng.integers(3, 9)):
             s = s0 + 2.3 * n
             if all(k != index or abs(s - p) > h + 1.3 or t * q < 0 for k, p, q, h in self.parked):
-                b = parts.barrier(rng, color) if rng.random() < 0.45 else parts.cone(rng)
+                b = street_objects.barrier(rng, color) if rng.random() < 0.45 else street_objects.cone(rng)
                 self.put(b, road, s, t, road.zone)
 
     def _cell(self, x, y):
         g = self.ground
-        return (int(np.clip((x - g.x0) / g.res, 0, g.zone.shape[0] - 1)), int(np.clip((y - g.y0) / g.res, 0, g.zone.shape[1] - 1)))
+        return (
+            int(np.clip((x - g.x0) / g.res, 0, g.zone.shape[0] - 1)),
+            int(np.clip((y - g.y0) / g.res, 0, g.zone.shape[1] - 1)),
+        )
 
     def _signals(self, s: float, index: int):
         main, other = self.layout.roads[0], self.layout.roads[index]
         if self.rng.random() < 0.5:
             for offset, side in ((-1, -1), (1, 1)):
-                self.put(parts.signal(self.rng), main, s + offset * (other.half_width + 1.6), side * (main.half_width + 0.6), main.walk_zone,
-                         0 if side < 0 else np.pi, half=(0.2, 0.2))
+                self.put(
+                    scenery.signal(self.rng),
+                    main,
+                    s + offset * (other.half_width + 1.6),
+                    side * (main.half_width + 0.6),
+                    main.walk_zone,
+                    0 if side < 0 else np.pi,
+                    half=(0.2, 0.2),
+                )
 
     def _backland(self):
         """Behind the lots: loose trees and large buildings, so that the view ends somewhere."""
@@ -244,9 +370,11 @@ class Furnisher:
             if rng.random() < 0.2:
                 length, depth = rng.uniform(12, 30), rng.uniform(10, 16)
                 if self.fits(x, y, yaw, length / 2, depth / 2, backland):
-                    self.placements.append(Placement(parts.building(rng, length, depth, rng.uniform(5, 24)), x, y, yaw))
+                    self.placements.append(
+                        Placement(scenery.building(rng, length, depth, rng.uniform(5, 24)), x, y, yaw)
+                    )
             elif self.fits(x, y, yaw, 1, 1, backland):
-                self.placements.append(Placement(parts.tree(rng), x, y, yaw))
+                self.placements.append(Placement(scenery.tree(rng), x, y, yaw))
 
 
 def upright_base(ground, placement: Placement) -> float:

@@ -9,8 +9,9 @@ import numpy as np
 
 from gsrender_core.classes import FREE, class_id, lidarseg_lookup
 from gsrender_core.geometry import apply, inverse, project
+from gsrender_core.world.ground import ground_height, nearest_cell
 from gsrender_core.world.noise import kernel
-from gsrender_core.world.raycast import BOX, ELLIPSOID, ground_height, nearest_cell
+from gsrender_core.world.raycast import BOX, ELLIPSOID
 from gsrender_core.world.scene import Moment
 
 GRID_MIN = np.array([-40.0, -40.0, -1.0])
@@ -23,8 +24,21 @@ SHELL_M = 0.45
 TOLERANCE_M = 0.05
 GROUND_SAMPLES = 3  # per voxel edge
 # Where solids share a voxel the rarer, smaller thing keeps it: painted in this order.
-PAINT_ORDER = ("manmade", "vegetation", "others", "bus", "truck", "trailer", "construction_vehicle", "car", "barrier",
-               "motorcycle", "bicycle", "traffic_cone", "pedestrian")
+PAINT_ORDER = (
+    "manmade",
+    "vegetation",
+    "others",
+    "bus",
+    "truck",
+    "trailer",
+    "construction_vehicle",
+    "car",
+    "barrier",
+    "motorcycle",
+    "bicycle",
+    "traffic_cone",
+    "pedestrian",
+)
 
 
 @kernel
@@ -106,7 +120,6 @@ def _paint_solids(order, center, half, axes, shape, classes, hollow, lowest, lab
                     labels[i, j, k] = classes[s]
 
 
-
 @kernel
 def _observe(labels, ox, oy, oz, ends, mask):
     """Mark the voxels that rays pass through from the origin up to the first occupied one or their end.
@@ -129,8 +142,14 @@ def _observe(labels, ox, oy, oz, ends, mask):
                 mask[i, j, k] = 1
                 if labels[i, j, k] != FREE_ID:
                     break
-            elif (i < 0 and si < 0) or (i >= nx and si > 0) or (j < 0 and sj < 0) or (j >= ny and sj > 0) or (
-                    k < 0 and sk < 0) or (k >= nz and sk > 0):
+            elif (
+                (i < 0 and si < 0)
+                or (i >= nx and si > 0)
+                or (j < 0 and sj < 0)
+                or (j >= ny and sj > 0)
+                or (k < 0 and sk < 0)
+                or (k >= nz and sk > 0)
+            ):
                 break
             if tx < ty and tx < tz:
                 if tx > 1:
@@ -165,8 +184,17 @@ def semantics(moment: Moment, T_global_ego: np.ndarray) -> np.ndarray:
         rank[class_id(name)] = position
     order = np.argsort(rank[classes], kind="stable")
     hollow = (classes == class_id("manmade")) & (g[near, 3:6].min(axis=1) > 1.0)
-    _paint_solids(order, center[near], g[near, 3:6], axes, moment.solids.shape[near], classes, hollow,
-                  np.maximum(lowest, 0), labels)
+    _paint_solids(
+        order,
+        center[near],
+        g[near, 3:6],
+        axes,
+        moment.solids.shape[near],
+        classes,
+        hollow,
+        np.maximum(lowest, 0),
+        labels,
+    )
     return labels
 
 

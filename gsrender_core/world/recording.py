@@ -76,11 +76,27 @@ class SceneRecorder:
         self._annotations()
         scene_token = token(spec.seed, self.index, "scene")
         for n, sample in enumerate(self.samples):
-            self._add("sample", {"token": sample, "timestamp": self._stamp(n), **self._neighbours(self.samples, n),
-                                 "scene_token": scene_token})
-        self._add("scene", {"token": scene_token, "log_token": shared_token(spec, "log", "log"), "nbr_samples": spec.frames,
-                            "first_sample_token": self.samples[0], "last_sample_token": self.samples[-1],
-                            "name": scene_name(self.index), "description": "synthetic street"})
+            self._add(
+                "sample",
+                {
+                    "token": sample,
+                    "timestamp": self._stamp(n),
+                    **self._neighbours(self.samples, n),
+                    "scene_token": scene_token,
+                },
+            )
+        self._add(
+            "scene",
+            {
+                "token": scene_token,
+                "log_token": shared_token(spec, "log", "log"),
+                "nbr_samples": spec.frames,
+                "first_sample_token": self.samples[0],
+                "last_sample_token": self.samples[-1],
+                "name": scene_name(self.index),
+                "description": "synthetic street",
+            },
+        )
         return {"tables": self.rows, "occ3d": self.occ3d}
 
     def _add(self, table: str, row: dict):
@@ -106,11 +122,23 @@ class SceneRecorder:
         self._add("ego_pose", {"token": row, "timestamp": stamp_us, **pose_row(T)})
         camera = filename.endswith(".jpg")
         width, height = spec.image_size if camera else (0, 0)
-        self._add("sample_data", {
-            "token": row, "sample_token": sample, "ego_pose_token": row,
-            "calibrated_sensor_token": shared_token(spec, "calibrated_sensor", channel), "timestamp": stamp_us,
-            "fileformat": "jpg" if camera else "pcd", "is_key_frame": key, "height": height, "width": width,
-            "filename": filename, "prev": "", "next": ""})
+        self._add(
+            "sample_data",
+            {
+                "token": row,
+                "sample_token": sample,
+                "ego_pose_token": row,
+                "calibrated_sensor_token": shared_token(spec, "calibrated_sensor", channel),
+                "timestamp": stamp_us,
+                "fileformat": "jpg" if camera else "pcd",
+                "is_key_frame": key,
+                "height": height,
+                "width": width,
+                "filename": filename,
+                "prev": "",
+                "next": "",
+            },
+        )
         return row
 
     def _camera(self, number: int, stamp_us: int, sample: str, key: bool) -> dict:
@@ -118,17 +146,26 @@ class SceneRecorder:
         time_s = (stamp_us - self.start_us) * 1e-6
         T_global_ego = scene.ego_pose(time_s)
         noise = np.random.default_rng([self.spec.seed, self.index, number, 7])
-        exposure = Exposure(scene.exposure * scene.camera_gain[number], scene.white_balance, noise.uniform(0.02, 0.05),
-                            noise.uniform(0.35, 0.6), int(token(self.spec.seed, stamp_us, number)[:7], 16))
-        image, _, _ = render_camera(scene.at(time_s), self.K[number], T_global_ego @ self.T_ego_cam[number],
-                                    self.spec.image_size, exposure)
+        exposure = Exposure(
+            scene.exposure * scene.camera_gain[number],
+            scene.white_balance,
+            noise.uniform(0.02, 0.05),
+            noise.uniform(0.35, 0.6),
+            int(token(self.spec.seed, stamp_us, number)[:7], 16),
+        )
+        image, _, _ = render_camera(
+            scene.at(time_s), self.K[number], T_global_ego @ self.T_ego_cam[number], self.spec.image_size, exposure
+        )
         filename = self._file("samples" if key else "sweeps", camera.channel, stamp_us, ".jpg")
         if not cv2.imwrite(str(self.out / filename), image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
             raise OSError(f"could not write {self.out / filename}; check the disk")
         self._sample_data(camera.channel, stamp_us, sample, filename, key)
-        return {"img_path": filename, "intrinsic": self.K[number].tolist(),
-                "extrinsic": {"translation": list(camera.translation), "rotation": list(camera.rotation)},
-                "ego_pose": pose_row(T_global_ego)}
+        return {
+            "img_path": filename,
+            "intrinsic": self.K[number].tolist(),
+            "extrinsic": {"translation": list(camera.translation), "rotation": list(camera.rotation)},
+            "ego_pose": pose_row(T_global_ego),
+        }
 
     def _lidar(self, stamp_us: int, sample: str, key: bool):
         """Take and write one sweep; returns its ``Sweep`` and sample_data token."""
@@ -167,15 +204,22 @@ class SceneRecorder:
         path = f"gts/{scene_name(self.index)}/{self.samples[n]}/labels.npz"
         (self.out / path).parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(self.out / path, semantics=labels, mask_lidar=mask_lidar, mask_camera=mask_camera)
-        self.occ3d[self.samples[n]] = {"timestamp": self._stamp(n), "camera_sensor": cameras, "ego_pose": pose_row(T_global_ego),
-                                       "gt_path": path, **self._neighbours(self.samples, n)}
+        self.occ3d[self.samples[n]] = {
+            "timestamp": self._stamp(n),
+            "camera_sensor": cameras,
+            "ego_pose": pose_row(T_global_ego),
+            "gt_path": path,
+            **self._neighbours(self.samples, n),
+        }
 
     def _sweeps(self):
         """Recordings between keyframes: cameras at 12 Hz, LiDAR at 20 Hz, filed under the next keyframe."""
         for n in range(1, self.spec.frames):
             first, last = self._stamp(n - 1), self._stamp(n)
             for i, camera in enumerate(rig.CAMERAS):
-                for stamp in range(first + rig.CAMERA_PERIOD_US, last - rig.CAMERA_PERIOD_US // 2, rig.CAMERA_PERIOD_US):
+                for stamp in range(
+                    first + rig.CAMERA_PERIOD_US, last - rig.CAMERA_PERIOD_US // 2, rig.CAMERA_PERIOD_US
+                ):
                     self._camera(i, stamp - camera.lead_us, self.samples[n], False)
             for stamp in range(first + rig.LIDAR_PERIOD_US, last, rig.LIDAR_PERIOD_US):
                 self._lidar(stamp, self.samples[n], False)
@@ -206,13 +250,31 @@ class SceneRecorder:
             for i, (n, count) in enumerate(sightings):
                 T = self.scene.instance_pose(number, n * rig.KEYFRAME_PERIOD_US * 1e-6).copy()
                 T[:3, 3] += T[:3, 2] * height / 2
-                self._add("sample_annotation", {
-                    "token": tokens[i], "sample_token": self.samples[n], "instance_token": instance_token,
-                    "visibility_token": "4", "attribute_tokens": self._attributes(instance), **pose_row(T),
-                    "size": [width + 0.12, length + 0.12, height + 0.12], **self._neighbours(tokens, i), "num_lidar_pts": count, "num_radar_pts": 0})
-            self._add("instance", {
-                "token": instance_token, "category_token": shared_token(self.spec, "category", instance.category),
-                "nbr_annotations": len(tokens), "first_annotation_token": tokens[0], "last_annotation_token": tokens[-1]})
+                self._add(
+                    "sample_annotation",
+                    {
+                        "token": tokens[i],
+                        "sample_token": self.samples[n],
+                        "instance_token": instance_token,
+                        "visibility_token": "4",
+                        "attribute_tokens": self._attributes(instance),
+                        **pose_row(T),
+                        "size": [width + 0.12, length + 0.12, height + 0.12],
+                        **self._neighbours(tokens, i),
+                        "num_lidar_pts": count,
+                        "num_radar_pts": 0,
+                    },
+                )
+            self._add(
+                "instance",
+                {
+                    "token": instance_token,
+                    "category_token": shared_token(self.spec, "category", instance.category),
+                    "nbr_annotations": len(tokens),
+                    "first_annotation_token": tokens[0],
+                    "last_annotation_token": tokens[-1],
+                },
+            )
 
     def _attributes(self, instance) -> list[str]:
         if instance.category.startswith(("vehicle.bicycle", "vehicle.motorcycle")):
@@ -226,5 +288,13 @@ class SceneRecorder:
         return [shared_token(self.spec, "attribute", name)]
 
 
-ATTRIBUTES = ("vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider",
-              "pedestrian.sitting_lying_down", "pedestrian.standing", "pedestrian.moving")
+ATTRIBUTES = (
+    "vehicle.moving",
+    "vehicle.stopped",
+    "vehicle.parked",
+    "cycle.with_rider",
+    "cycle.without_rider",
+    "pedestrian.sitting_lying_down",
+    "pedestrian.standing",
+    "pedestrian.moving",
+)

@@ -7,8 +7,9 @@ import numpy as np
 from gsrender_core.geometry import transform
 from gsrender_core.world.actors import Clock, Track, Traffic, ego_profile, road_track
 from gsrender_core.world.furnish import ANNOTATED, Furnisher
+from gsrender_core.world.ground import Ground, ground_height
 from gsrender_core.world.parts import SEG, Blueprint, rotation_ypr
-from gsrender_core.world.raycast import GRID_CELL_M, Ground, Grid, Solids, build_grid, ground_height
+from gsrender_core.world.raycast import GRID_CELL_M, Grid, Solids, build_grid
 from gsrender_core.world.shading import Light, draw_light
 from gsrender_core.world.street import build_layout
 
@@ -65,7 +66,11 @@ def ground_pose(ground: Ground, x: float, y: float, yaw: float, base: tuple[floa
     """``T_global_object`` of something whose wheels (``base``: distance along, across, m) stand on the ground."""
     cy, sy = np.cos(yaw), np.sin(yaw)
     a, b = base[0] / 2, base[1] / 2
-    z = {(i, j): ground_height(ground, x + i * a * cy - j * b * sy, y + i * a * sy + j * b * cy) for i in (-1, 1) for j in (-1, 1)}
+    z = {
+        (i, j): ground_height(ground, x + i * a * cy - j * b * sy, y + i * a * sy + j * b * cy)
+        for i in (-1, 1)
+        for j in (-1, 1)
+    }
     rise = (z[1, 1] + z[1, -1] - z[-1, 1] - z[-1, -1]) / 2
     lean = (z[1, 1] + z[-1, 1] - z[1, -1] - z[-1, -1]) / 2
     R = rotation_ypr(yaw, -np.arctan2(rise, base[0]), np.arctan2(lean, base[1]))
@@ -100,7 +105,9 @@ class DrivingScene:
         placements = furnisher.furnish(wish)
         self.actors = Traffic(rng, self.layout, self.clock, ego_s, furnisher).populate(wish)
         self.light = draw_light(rng)
-        self.exposure = 0.95 / (0.75 * self.light.ambient_rgb.mean() + 0.5 * self.light.sun_rgb.mean()) * rng.uniform(0.85, 1.2)
+        self.exposure = (
+            0.95 / (0.75 * np.mean(self.light.ambient_rgb) + 0.5 * np.mean(self.light.sun_rgb)) * rng.uniform(0.85, 1.2)
+        )
         self.camera_gain = rng.normal(1.0, 0.05, 6)
         self.white_balance = rng.normal(1.0, 0.025, 3)
         self.ground: Ground = self.layout.ground
@@ -125,8 +132,10 @@ class DrivingScene:
             self._moving_models.append(_Model(actor.blueprint, int(rng.integers(1 << 30)), len(self.instances)))
             self.instances.append(Instance(actor.blueprint.category, actor.blueprint.size, True))
         models = self._still_models + self._moving_models
-        self._fields = {name: np.concatenate([getattr(m, name) for m in models])
-                        for name in ("shape", "seg", "material", "color", "seed", "instance")}
+        self._fields = {
+            name: np.concatenate([getattr(m, name) for m in models])
+            for name in ("shape", "seg", "material", "color", "seed", "instance")
+        }
         nx, ny = self.ground.zone.shape
         self._grid_size = (int(nx * self.ground.res / GRID_CELL_M) + 1, int(ny * self.ground.res / GRID_CELL_M) + 1)
 
@@ -148,7 +157,9 @@ class DrivingScene:
         """``T_global_ego`` [4, 4]: rear axle on the ground, the body's tilt plus a little sway of the springs."""
         x, y, yaw = self.ego_track.at(time_s)
         wheelbase = 2.7
-        T = ground_pose(self.ground, x + wheelbase / 2 * np.cos(yaw), y + wheelbase / 2 * np.sin(yaw), yaw, (wheelbase, 1.6))
+        T = ground_pose(
+            self.ground, x + wheelbase / 2 * np.cos(yaw), y + wheelbase / 2 * np.sin(yaw), yaw, (wheelbase, 1.6)
+        )
         amplitude, rate, phase = self._sway
         pitch, roll = np.deg2rad(amplitude * self._sway_gain) * np.sin(rate * time_s + phase)
         T[:3, 3] -= T[:3, 0] * wheelbase / 2

@@ -7,9 +7,10 @@ import numpy as np
 
 from gsrender_core.geometry import transform
 from gsrender_core.world import rig
+from gsrender_core.world.ground import ground_height
 from gsrender_core.world.noise import hash01, kernel
 from gsrender_core.world.parts import SEG
-from gsrender_core.world.raycast import GROUND_ID, SKY_ID, ground_height, intersect, trace
+from gsrender_core.world.raycast import GROUND_ID, SKY_ID, intersect, trace
 from gsrender_core.world.scene import Moment
 from gsrender_core.world.shading import shade, sky
 
@@ -87,7 +88,9 @@ def _develop(rgb, gain, balance, noise, seed, out):
                 out[v, u, c] = np.uint8(min(max(y * 255 + 0.5, 0), 255))
 
 
-def render_camera(moment: Moment, K: np.ndarray, T_global_cam: np.ndarray, image_size: tuple[int, int], exposure: Exposure):
+def render_camera(
+    moment: Moment, K: np.ndarray, T_global_cam: np.ndarray, image_size: tuple[int, int], exposure: Exposure
+):
     """Render one camera.
 
     Returns:
@@ -134,7 +137,10 @@ def _sweep(ground, solids, grid, T_global_lidar, elevations, columns, ego_geomet
                 j = min(max(int((oy + t * dy - ground.y0) / ground.res + 0.5), 0), ground.zone.shape[1] - 1)
                 seg = ground.zone_seg[ground.zone[i, j]]
                 x, y = ox + t * dx, oy + t * dy
-                rise = (ground_height(ground, x + 0.3 * dx, y + 0.3 * dy) - ground_height(ground, x - 0.3 * dx, y - 0.3 * dy)) / 0.6
+                rise = (
+                    ground_height(ground, x + 0.3 * dx, y + 0.3 * dy)
+                    - ground_height(ground, x - 0.3 * dx, y - 0.3 * dy)
+                ) / 0.6
                 grazing = max(-dz + rise, 0.0)
                 intensity += 8
             elif k == -3:
@@ -174,6 +180,15 @@ def sweep_lidar(moment: Moment, T_global_ego: np.ndarray, seed: int) -> Sweep:
     roof[0, :3] = T_global_ego[:3, :3] @ [0.75, 0, 1.15] + T_global_ego[:3, 3]
     roof[0, 3:6], roof[0, 15] = (1.1, 0.62, 0.28), 1.4
     roof[0, 6:15] = T_global_ego[:3, :3].T.reshape(-1)
-    points, seg, instance = _sweep(moment.ground, moment.solids, moment.grid, T_global_lidar, lidar_elevations(),
-                                   rig.LIDAR_COLUMNS, roof, np.zeros(1, np.uint8), seed)
+    points, seg, instance = _sweep(
+        moment.ground,
+        moment.solids,
+        moment.grid,
+        T_global_lidar,
+        lidar_elevations(),
+        rig.LIDAR_COLUMNS,
+        roof,
+        np.zeros(1, np.uint8),
+        seed,
+    )
     return Sweep(points, seg, instance)

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gsrender_core.world.noise import hash01, kernel, noise2
+from gsrender_core.world.ground import ground_height
+from gsrender_core.world.noise import kernel, noise2, noise3
 from gsrender_core.world.parts import BODY, CABIN, COACH, LEAVES
-from gsrender_core.world.raycast import BOX, CYLINDER, ELLIPSOID, GROUND_ID, ground_height, trace_solids
+from gsrender_core.world.raycast import BOX, CYLINDER, ELLIPSOID, GROUND_ID, trace_solids
 from gsrender_core.world.textures import ground_albedo, solid_albedo
 
 SHADOW_REACH_M = 45.0
@@ -16,11 +17,11 @@ SHADOW_REACH_M = 45.0
 class Light(NamedTuple):
     """Light of one scene; colours are linear RGB radiances, ``sun`` a unit vector towards the sun."""
 
-    sun: np.ndarray  # float64 [3]
-    sun_rgb: np.ndarray  # float64 [3]
-    ambient_rgb: np.ndarray  # float64 [3]
-    zenith_rgb: np.ndarray  # float64 [3]
-    horizon_rgb: np.ndarray  # float64 [3]
+    sun: tuple[float, float, float]
+    sun_rgb: tuple[float, float, float]
+    ambient_rgb: tuple[float, float, float]
+    zenith_rgb: tuple[float, float, float]
+    horizon_rgb: tuple[float, float, float]
     haze_per_m: float
     clouds: float  # 0 clear to 1 overcast
     seed: int
@@ -36,8 +37,8 @@ def draw_light(rng) -> Light:
     ambient = np.array([0.85, 0.95, 1.1]) * (rng.uniform(0.75, 1.0) if overcast else rng.uniform(0.38, 0.6))
     zenith = np.array([0.72, 0.76, 0.8]) if overcast else np.array([0.28, 0.5, 0.85]) * rng.uniform(0.8, 1.2)
     horizon = np.array([0.82, 0.84, 0.86]) * rng.uniform(0.85, 1.1)
-    return Light(sun, warm * strength, ambient, zenith, horizon, float(rng.uniform(0.0004, 0.0035)),
-                 float(rng.uniform(0.1, 0.8)), int(rng.integers(1 << 20)))
+    colors = (tuple(float(v) for v in row) for row in (sun, warm * strength, ambient, zenith, horizon))
+    return Light(*colors, float(rng.uniform(0.0004, 0.0035)), float(rng.uniform(0.1, 0.8)), int(rng.integers(1 << 20)))
 
 
 @kernel
@@ -55,8 +56,11 @@ def sky(light, dx, dy, dz):
     g = light.horizon_rgb[1] * (1 - up) + light.zenith_rgb[1] * up
     b = light.horizon_rgb[2] * (1 - up) + light.zenith_rgb[2] * up
     white = 0.92
-    return (r + (white - r) * cover + glow * light.sun_rgb[0], g + (white - g) * cover + glow * light.sun_rgb[1],
-            b + (white - b) * cover + glow * light.sun_rgb[2])
+    return (
+        r + (white - r) * cover + glow * light.sun_rgb[0],
+        g + (white - g) * cover + glow * light.sun_rgb[1],
+        b + (white - b) * cover + glow * light.sun_rgb[2],
+    )
 
 
 @kernel
@@ -116,26 +120,36 @@ def shade(ground, solids, grid, light, k, t, ox, oy, oz, dx, dy, dz, pixel_rad):
         px, py, pz, lx, ly, lz, axis = local_hit(solids, k, x, y, z)
         q = solids.geometry[k]
         material = solids.material[k]
-        r, g, b = solid_albedo(material, solids.color[k], solids.seed[k], q[3], q[4], q[5], px, py, pz, axis,
-                               x, y, z, t * pixel_rad)
+        r, g, b = solid_albedo(
+            material, solids.color, k, solids.seed[k], q[3], q[4], q[5], px, py, pz, axis, x, y, z, t * pixel_rad
+        )
         seg = solids.seg[k]
         nx = q[6] * lx + q[9] * ly + q[12] * lz
         ny = q[7] * lx + q[10] * ly + q[13] * lz
         nz = q[8] * lx + q[11] * ly + q[14] * lz
         if material == LEAVES:  # ruffled, so that crowns do not look like balls
-            i, j, m = int(math.floor(x * 4.5)), int(math.floor(y * 4.5)), int(math.floor(z * 4.5))
-            nx += 1.5 * (hash01(i, j, m, 11) - 0.5)
-            ny += 1.5 * (hash01(i, j, m, 12) - 0.5)
-            nz += 1.5 * (hash01(i, j, m, 13) - 0.5)
+            nx += 1.3 * (noise3(x * 2.3, y * 2.3, z * 2.3, 11) - 0.5)
+            ny += 1.3 * (noise3(x * 2.3, y * 2.3, z * 2.3, 12) - 0.5)
+            nz += 1.3 * (noise3(x * 2.3, y * 2.3, z * 2.3, 13) - 0.5)
             length = math.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9
             nx, ny, nz = nx / length, ny / length, nz / length
         elif material == BODY or material == CABIN or material == COACH:
-            mirror = 0.1 if material == BODY else 0.12 if material == CABIN else 0.05
+            mirror = 0.1 if material == BODY else 0.16
     facing = nx * light.sun[0] + ny * light.sun[1] + nz * light.sun[2]
     if facing > 0:
         start = 0.03 + 0.0005 * t
-        _, blocker = trace_solids(solids, grid, x + nx * start, y + ny * start, z + nz * start, light.sun[0],
-                                  light.sun[1], light.sun[2], SHADOW_REACH_M, True)
+        _, blocker = trace_solids(
+            solids,
+            grid,
+            x + nx * start,
+            y + ny * start,
+            z + nz * start,
+            light.sun[0],
+            light.sun[1],
+            light.sun[2],
+            SHADOW_REACH_M,
+            True,
+        )
         if blocker >= 0:
             facing = 0.0
     facing = max(facing, 0.0)

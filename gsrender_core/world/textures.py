@@ -2,18 +2,26 @@
 
 import math
 
-
-from gsrender_core.world import parts, street
-from gsrender_core.world.noise import hash01, noise2, noise3, visible_share, kernel
-from gsrender_core.world.raycast import nearest_cell
-
-ASPHALT, PAVING, PLAZA, GRASS, DIRT, GRAVEL = (
-    street.ASPHALT, street.PAVING, street.PLAZA, street.GRASS, street.DIRT, street.GRAVEL)
-MARK_LANES, MARK_CROSSWALK, MARK_PARKING = street.MARK_LANES, street.MARK_CROSSWALK, street.MARK_PARKING
-BUILDING, LEAVES, BARK, BODY, CABIN, WHEEL, CLOTH, SKIN = (
-    parts.BUILDING, parts.LEAVES, parts.BARK, parts.BODY, parts.CABIN, parts.WHEEL, parts.CLOTH, parts.SKIN)
-CONE, BARRIER, RIBS, COACH, MASONRY, METAL, HAZARD = (
-    parts.CONE, parts.BARRIER, parts.RIBS, parts.COACH, parts.MASONRY, parts.METAL, parts.HAZARD)
+from gsrender_core.world.ground import nearest_cell
+from gsrender_core.world.noise import hash01, kernel, noise2, noise3, visible_share
+from gsrender_core.world.parts import (
+    BARK,
+    BARRIER,
+    BODY,
+    BUILDING,
+    CABIN,
+    CLOTH,
+    COACH,
+    CONE,
+    HAZARD,
+    LEAVES,
+    MASONRY,
+    METAL,
+    RIBS,
+    SKIN,
+    WHEEL,
+)
+from gsrender_core.world.zones import ASPHALT, DIRT, GRASS, MARK_CROSSWALK, MARK_LANES, MARK_PARKING, PAVING, PLAZA
 
 
 @kernel
@@ -47,21 +55,24 @@ def ground_albedo(ground, x, y, footprint):
     """RGB albedo of the ground at (x, y) for a pixel footprint in metres, and its lidarseg id."""
     i, j = nearest_cell(ground, x, y)
     zone = ground.zone[i, j]
-    look = ground.zone_look[zone]
+    looks = ground.zone_look
     seed = ground.zone_seed[zone]
     kind = ground.zone_texture[zone]
     # Road coordinates inside the cell: the cell's own plus the offset, turned by the raster's local gradient.
-    ni = i + 1 if i + 1 < ground.zone.shape[0] else i - 1
-    nj = j + 1 if j + 1 < ground.zone.shape[1] else j - 1
-    ex = (x - ground.x0) / ground.res - i
-    ey = (y - ground.y0) / ground.res - j
-    s = ground.along[i, j]
-    t = ground.across[i, j]
-    ds_i, dt_i = (ground.along[ni, j] - s) * (ni - i), (ground.across[ni, j] - t) * (ni - i)
-    ds_j, dt_j = (ground.along[i, nj] - s) * (nj - j), (ground.across[i, nj] - t) * (nj - j)
-    if abs(ds_i) + abs(dt_i) < 1.0 and abs(ds_j) + abs(dt_j) < 1.0:
-        s += ds_i * ex + ds_j * ey
-        t += dt_i * ex + dt_j * ey
+    s = t = 0.0
+    if kind == ASPHALT or kind == PAVING:
+        ni = i + 1 if i + 1 < ground.zone.shape[0] else i - 1
+        nj = j + 1 if j + 1 < ground.zone.shape[1] else j - 1
+        ex = (x - ground.x0) / ground.res - i
+        ey = (y - ground.y0) / ground.res - j
+        along, across = ground.along, ground.across
+        s = along[i, j]
+        t = across[i, j]
+        ds_i, dt_i = (along[ni, j] - s) * (ni - i), (across[ni, j] - t) * (ni - i)
+        ds_j, dt_j = (along[i, nj] - s) * (nj - j), (across[i, nj] - t) * (nj - j)
+        if abs(ds_i) + abs(dt_i) < 1.0 and abs(ds_j) + abs(dt_j) < 1.0:
+            s += ds_i * ex + ds_j * ey
+            t += dt_i * ex + dt_j * ey
     large = noise2(x * 0.16, y * 0.16, seed)
     mix = min(max((large - 0.3) * 1.6, 0.0), 1.0) * 0.7
     shade = 1.0
@@ -71,13 +82,13 @@ def ground_albedo(ground, x, y, footprint):
         shade += (noise2(x * 1.3, y * 1.3, seed + 2) - 0.5) * 0.2
         if abs(noise2(x * 0.7, y * 0.7, seed + 3) - 0.5) < 0.012:  # cracks
             shade *= 1 - 0.45 * visible_share(0.15, footprint)
-        painted = _markings(ground, i, j, s, t, look[7], x, y)
+        painted = _markings(ground, i, j, s, t, looks[zone, 7], x, y)
         if painted == 1:
             return 0.72, 0.72, 0.7, ground.zone_seg[zone]
         if painted == 2:
             return 0.68, 0.54, 0.14, ground.zone_seg[zone]
     elif kind == PAVING:
-        size = look[6]
+        size = looks[zone, 6]
         a = s / size
         b = t / size
         tile = hash01(int(math.floor(a)), int(math.floor(b)), 0, seed)
@@ -87,7 +98,7 @@ def ground_albedo(ground, x, y, footprint):
             shade *= 1 - 0.5 * visible_share(0.22, footprint)
         shade += (noise2(x * 5, y * 5, seed + 1) - 0.5) * 0.12 * visible_share(0.3, footprint)
     elif kind == PLAZA:  # two-tone pattern laid diagonally
-        size = look[6]
+        size = looks[zone, 6]
         a = (x + y) * 0.7071 / size
         b = (x - y) * 0.7071 / size
         if (int(math.floor(a)) + int(math.floor(b))) % 2 == 0:
@@ -105,14 +116,14 @@ def ground_albedo(ground, x, y, footprint):
         speckle = hash01(int(math.floor(x * 7)), int(math.floor(y * 7)), 0, seed)
         shade += (speckle - 0.5) * 0.6 * visible_share(0.28, footprint)
         shade += (noise2(x * 1.1, y * 1.1, seed + 2) - 0.5) * 0.2
-    r = (look[0] * (1 - mix) + look[3] * mix) * shade * gain
-    g = (look[1] * (1 - mix) + look[4] * mix) * shade
-    b_ = (look[2] * (1 - mix) + look[5] * mix) * shade / gain
+    r = (looks[zone, 0] * (1 - mix) + looks[zone, 3] * mix) * shade * gain
+    g = (looks[zone, 1] * (1 - mix) + looks[zone, 4] * mix) * shade
+    b_ = (looks[zone, 2] * (1 - mix) + looks[zone, 5] * mix) * shade / gain
     return max(r, 0.01), max(g, 0.01), max(b_, 0.01), ground.zone_seg[zone]
 
 
 @kernel
-def _facade(u, v, top, seed, c, footprint):
+def _facade(u, v, top, seed, low, high, footprint):
     """Wall with bricks or plaster, rows of windows, a ground floor that differs."""
     storey = 2.9 + 0.7 * hash01(1, 0, 0, seed)
     spacing = 1.7 + 1.9 * hash01(2, 0, 0, seed)
@@ -131,42 +142,51 @@ def _facade(u, v, top, seed, c, footprint):
     shop = floor == 0 and hash01(5, 0, 0, seed) < 0.5
     inside = (0.06 < a < 0.94 and 0.1 < b < 0.8) if shop else (abs(a - 0.5) < wide and 0.28 < b < 0.82)
     if inside and v > 0 and v < top - 0.5:
-        frame = (a < 0.1 or a > 0.9) if shop else (abs(a - 0.5) > wide - 0.035 or b > 0.79 or b < 0.31 or abs(a - 0.5) < 0.015)
+        frame = (
+            (a < 0.1 or a > 0.9)
+            if shop
+            else (abs(a - 0.5) > wide - 0.035 or b > 0.79 or b < 0.31 or abs(a - 0.5) < 0.015)
+        )
         if frame:
-            return c[3] * 1.1, c[4] * 1.1, c[5] * 1.1
+            return high[0] * 1.1, high[1] * 1.1, high[2] * 1.1
         lit = hash01(column, floor, 1, seed)
         glass = 0.07 + 0.25 * lit * lit + 0.1 * b
         if lit > 0.88:  # blind drawn
             return 0.5, 0.47, 0.4
         return glass * 0.85, glass * 0.95, glass * 1.1
     if b < 0.05 and floor > 0:  # string course
-        return c[3], c[4], c[5]
-    return c[0] * shade, c[1] * shade, c[2] * shade
+        return high[0], high[1], high[2]
+    return low[0] * shade, low[1] * shade, low[2] * shade
 
 
 @kernel
-def solid_albedo(material, c, seed, hx, hy, hz, px, py, pz, axis, gx, gy, gz, footprint):
-    """RGB albedo of a solid with colours ``c`` [6] and half sizes h, hit at local p on the face across ``axis``.
+def solid_albedo(material, color, k, seed, hx, hy, hz, px, py, pz, axis, gx, gy, gz, footprint):
+    """RGB albedo of solid ``k`` with half sizes h and colours ``color[k]`` [6], hit at local p on the face across ``axis``.
 
     g is the hit in the global frame, for textures that must not repeat between neighbours.
     """
     u = py if axis == 0 else px
-    low, high = c[:3], c[3:]
+    low = (color[k, 0], color[k, 1], color[k, 2])
+    high = (color[k, 3], color[k, 4], color[k, 5])
     shade = 1.0
     if material == LEAVES:
-        clump = noise3(gx * 1.9, gy * 1.9, gz * 1.9, seed + 1)
-        leaf = hash01(int(math.floor(gx * 6)), int(math.floor(gy * 6)), int(math.floor(gz * 6)), seed) - 0.5
-        k = 0.15 + 1.2 * clump + 1.1 * leaf * visible_share(0.4, footprint)
-        if clump < 0.32:  # gaps between the branches
-            k *= 0.4
-        k = min(max(k, 0.0), 1.6)
-        return (high[0] + (low[0] - high[0]) * k * (1 + 0.3 * leaf), high[1] + (low[1] - high[1]) * k,
-                high[2] + (low[2] - high[2]) * k)
+        leaf = noise3(gx * 6.5, gy * 6.5, gz * 6.5, seed) - 0.5
+        clump = noise3(gx * 2.1, gy * 2.1, gz * 2.1, seed + 1)
+        lightness = 0.1 + 1.1 * clump + 1.5 * leaf * visible_share(0.5, footprint)
+        if clump < 0.3:  # gaps between the branches
+            lightness *= 0.35
+        lightness = min(max(lightness, 0.0), 1.4)
+        tint = 0.8 + 0.4 * hash01(int(math.floor(gx * 4)), int(math.floor(gy * 4)), int(math.floor(gz * 4)), seed)
+        return (
+            high[0] + (low[0] - high[0]) * lightness * tint,
+            high[1] + (low[1] - high[1]) * lightness,
+            high[2] + (low[2] - high[2]) * lightness,
+        )
     if material == BUILDING:
         if axis == 2:
             shade += (noise2(px, py, seed) - 0.5) * 0.3
             return 0.35 * shade, 0.34 * shade, 0.33 * shade
-        return _facade(u + 200.0, pz + hz - 2.0, 2 * hz - 2.0, seed, c, footprint)
+        return _facade(u + 200.0, pz + hz - 2.0, 2 * hz - 2.0, seed, low, high, footprint)
     if material == BARK:
         shade += (noise2(math.atan2(py, px) * 4, pz * 2.5, seed) - 0.5) * 0.8
     elif material == BODY:

@@ -20,8 +20,22 @@ logger = logging.getLogger(__name__)
 MARKER = "synthetic_world.json"  # says that a folder is ours, of which specification, and whether it is whole
 PARTS = ".scenes"  # finished scenes' rows until the tables are written
 REVISION = 1  # of the world's look and content: folders of another revision are not continued
-TABLES = ("attribute", "calibrated_sensor", "category", "ego_pose", "instance", "lidarseg", "log", "map", "sample",
-          "sample_annotation", "sample_data", "scene", "sensor", "visibility")
+TABLES = (
+    "attribute",
+    "calibrated_sensor",
+    "category",
+    "ego_pose",
+    "instance",
+    "lidarseg",
+    "log",
+    "map",
+    "sample",
+    "sample_annotation",
+    "sample_data",
+    "scene",
+    "sensor",
+    "visibility",
+)
 
 
 def _save(path: Path, content) -> None:
@@ -43,27 +57,55 @@ def _record(job: tuple[str, WorldSpec, int]) -> int:
 def _shared_tables(spec: WorldSpec) -> dict[str, list]:
     """Rows that do not depend on any scene."""
     sensors = [(c.channel, "camera") for c in rig.CAMERAS] + [(rig.LIDAR_CHANNEL, "lidar")]
-    calibrated = [{
-        "token": shared_token(spec, "calibrated_sensor", c.channel), "sensor_token": shared_token(spec, "sensor", c.channel),
-        "translation": list(c.translation), "rotation": list(c.rotation),
-        "camera_intrinsic": rig.intrinsics(c, spec.image_size).tolist()} for c in rig.CAMERAS]
-    calibrated.append({
-        "token": shared_token(spec, "calibrated_sensor", rig.LIDAR_CHANNEL),
-        "sensor_token": shared_token(spec, "sensor", rig.LIDAR_CHANNEL), "translation": list(rig.LIDAR_TRANSLATION),
-        "rotation": list(rig.LIDAR_ROTATION), "camera_intrinsic": []})
+    calibrated = [
+        {
+            "token": shared_token(spec, "calibrated_sensor", c.channel),
+            "sensor_token": shared_token(spec, "sensor", c.channel),
+            "translation": list(c.translation),
+            "rotation": list(c.rotation),
+            "camera_intrinsic": rig.intrinsics(c, spec.image_size).tolist(),
+        }
+        for c in rig.CAMERAS
+    ]
+    calibrated.append(
+        {
+            "token": shared_token(spec, "calibrated_sensor", rig.LIDAR_CHANNEL),
+            "sensor_token": shared_token(spec, "sensor", rig.LIDAR_CHANNEL),
+            "translation": list(rig.LIDAR_TRANSLATION),
+            "rotation": list(rig.LIDAR_ROTATION),
+            "camera_intrinsic": [],
+        }
+    )
     log = shared_token(spec, "log", "log")
     return {
         "attribute": [{"token": shared_token(spec, "attribute", n), "name": n, "description": ""} for n in ATTRIBUTES],
         "calibrated_sensor": calibrated,
-        "category": [{"token": shared_token(spec, "category", n), "name": n, "description": "", "index": i}
-                     for i, n in enumerate(LIDARSEG_NAMES)],
-        "log": [{"token": log, "logfile": f"synthetic-{spec.seed:04d}", "vehicle": "synthetic", "date_captured": "2023-11-14",
-                 "location": "singapore-onenorth"}],  # devkits know four places only
-        "map": [{"token": shared_token(spec, "map", "map"), "log_tokens": [log], "category": "semantic_prior",
-                 "filename": "maps/blank.png"}],
+        "category": [
+            {"token": shared_token(spec, "category", n), "name": n, "description": "", "index": i}
+            for i, n in enumerate(LIDARSEG_NAMES)
+        ],
+        "log": [
+            {
+                "token": log,
+                "logfile": f"synthetic-{spec.seed:04d}",
+                "vehicle": "synthetic",
+                "date_captured": "2023-11-14",
+                "location": "singapore-onenorth",
+            }
+        ],  # devkits know four places only
+        "map": [
+            {
+                "token": shared_token(spec, "map", "map"),
+                "log_tokens": [log],
+                "category": "semantic_prior",
+                "filename": "maps/blank.png",
+            }
+        ],
         "sensor": [{"token": shared_token(spec, "sensor", c), "channel": c, "modality": m} for c, m in sensors],
-        "visibility": [{"token": str(i + 1), "level": level, "description": ""}
-                       for i, level in enumerate(("v0-40", "v40-60", "v60-80", "v80-100"))],
+        "visibility": [
+            {"token": str(i + 1), "level": level, "description": ""}
+            for i, level in enumerate(("v0-40", "v40-60", "v60-80", "v80-100"))
+        ],
     }
 
 
@@ -73,10 +115,14 @@ def _claim(out: Path, spec: WorldSpec) -> bool:
     marker = out / MARKER
     if out.is_dir() and any(out.iterdir()):
         if not marker.is_file():
-            raise FileExistsError(f"{out} is not empty and holds no {MARKER}: refusing to write into it; choose an empty folder")
+            raise FileExistsError(
+                f"{out} is not empty and holds no {MARKER}: refusing to write into it; choose an empty folder"
+            )
         found = json.loads(marker.read_text())
         if found["spec"] != wanted:
-            raise FileExistsError(f"{out} holds another synthetic world ({found['spec']}), wanted {wanted}; choose another folder")
+            raise FileExistsError(
+                f"{out} holds another synthetic world ({found['spec']}), wanted {wanted}; choose another folder"
+            )
         if found["complete"]:
             return True
         logger.info("continuing the interrupted world in %s", out)
@@ -86,8 +132,16 @@ def _claim(out: Path, spec: WorldSpec) -> bool:
     return False
 
 
-def generate_world(out: Path, scenes: int, frames: int, seed: int, image_size: tuple[int, int] = (704, 256),
-                   sweeps: bool = False, workers: int = 2, progress: Callable[[int, int], None] | None = None) -> None:
+def generate_world(
+    out: Path,
+    scenes: int,
+    frames: int,
+    seed: int,
+    image_size: tuple[int, int] = (704, 256),
+    sweeps: bool = False,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
     """Write a synthetic driving world in the nuScenes v1.0 schema, with lidarseg and Occ3D ``gts/``.
 
     Scene ``i`` depends on ``(seed, i, frames)`` only: the same call gives the same bytes. An interrupted run
@@ -107,7 +161,12 @@ def generate_world(out: Path, scenes: int, frames: int, seed: int, image_size: t
         ValueError: a count, the seed or the image size is out of range.
         FileExistsError: ``out`` holds something else.
     """
-    for name, value, least in (("scenes", scenes, 1), ("frames", frames, 1), ("seed", seed, 0), ("workers", workers, 1)):
+    for name, value, least in (
+        ("scenes", scenes, 1),
+        ("frames", frames, 1),
+        ("seed", seed, 0),
+        ("workers", workers, 1),
+    ):
         if value < least:
             raise ValueError(f"{name} is {value}; it must be {least} or more")
     out = Path(out)
