@@ -114,6 +114,8 @@ class TrainConfig:
     compensation: str = "features"  # Ray Compensation at features, logits (Table 5) or none
     ray_adjacent: tuple[int, ...] = (-2, -1, 1, 2)  # frames whose labels feed the direct ray supervision
     pixels: int = 4096  # labelled pixels rendered a frame and step
+    render_every: int = 1  # steps between rendered ones; the other losses act in every step
+    render_cameras: int = 2  # cameras rendered a frame and step, drawn at random; 0: all of them
     rays: int = 8192  # labels used by the direct ray supervision a frame and step
     rare_boost: float = 0.5  # labels are drawn with probability ~ (labels of their class in the frame) ** -rare_boost
     bev_flip: bool = True

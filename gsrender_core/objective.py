@@ -31,6 +31,16 @@ class Adjacent:
     T_curr_adj: torch.Tensor
 
 
+@dataclass
+class View:
+    """What is rendered of a frame: label indices, its cameras, and the voxels whose Gaussians can be seen."""
+
+    labels: FrameLabels
+    index: torch.Tensor
+    cameras: Cameras
+    voxels: torch.Tensor
+
+
 class Objective:
     """Computes all loss terms of one frame."""
 
@@ -47,8 +57,10 @@ class Objective:
                 f"train.bev_flip mirrors the volume at the ego axes: {grid} is not centred; set it to false"
             )
 
-    def __call__(self, i: int) -> dict[str, torch.Tensor]:
+    def __call__(self, i: int, render: bool = True) -> dict[str, torch.Tensor]:
         """Loss terms of frame i, each already weighted; their sum is what is minimised.
+
+        ``render=False`` leaves out the rendered terms, the most expensive ones.
 
         Names starting with ``_`` are for the log only (detached, not part of the sum).
         """
@@ -66,19 +78,20 @@ class Objective:
             others = [a for k in self._choose(c.ray_adjacent, 2) if (a := self._adjacent(i, k, labels)) is not None]
             opacity, semantic = self._rays(P, [current, *others], mirror)
             terms["ray_opacity"], terms["ray_semantic"] = w.ray * opacity, w.ray * semantic
-        if w.semantic > 0 or w.depth > 0:
-            gaussians = self.model.gaussians(P)
-            terms["drift"] = w.offset_drift * offset_drift_loss(
-                gaussians.means, self.model.centers, c.model.grid.voxel_size_m
-            )
-            terms |= self._rendered("", gaussians, current, mirror, None)
+        if render and (w.semantic > 0 or w.depth > 0):
+            view = self._view(current, mirror)
+            gaussians = self.model.gaussians(P, view.voxels)
+            centers = self.model.centers[view.voxels]
+            terms["drift"] = w.offset_drift * offset_drift_loss(gaussians.means, centers, c.model.grid.voxel_size_m)
+            terms |= self._rendered("", gaussians, view, None)
             for k in self._choose(c.adjacent, 1) if c.compensation != "none" else []:
                 adjacent = self._adjacent(i, k, labels)
                 if adjacent is not None:  # at a scene's end the term is skipped, never made up
-                    seen = self._compensated(P, gaussians, mirror @ adjacent.T_curr_adj @ mirror)
-                    terms |= self._rendered("adj_", seen, adjacent, mirror, w.alpha)
+                    view = self._view(adjacent, mirror)
+                    seen = self._compensated(P, view.voxels, mirror @ adjacent.T_curr_adj @ mirror)
+                    terms |= self._rendered("adj_", seen, view, w.alpha)
             with torch.no_grad():
-                offset = (gaussians.means - self.model.centers) / c.model.grid.voxel_size_m
+                offset = (gaussians.means - centers) / c.model.grid.voxel_size_m
                 terms["_offset_mean"] = offset.mean(0).norm()
                 terms["_offset_spread"] = offset.std(0).norm()
                 terms["_opacity_over_half"] = (gaussians.opacities > 0.5).float().mean()
@@ -131,25 +144,50 @@ class Objective:
         opacity_loss, semantic_loss_ = 0.0, 0.0
         for points, origins, class_id, weight in placed:
             targets = ray_targets(points, origins, class_id, weight, blocked, grid)
-            opacity, logits = self.model.head.opacity_and_logits(rows[targets.voxel])
+            opacity, logits = self.model.head.opacity_and_logits(rows.index_select(0, targets.voxel))
             opacity_part, semantic_part = ray_loss(opacity, logits, targets, self.beta)
             opacity_loss = opacity_loss + opacity_part / len(placed)
             semantic_loss_ = semantic_loss_ + semantic_part / len(placed)
         return opacity_loss, semantic_loss_
 
-    def _compensated(self, P, gaussians: Gaussians, T_curr_adj) -> Gaussians:
-        if self.config.compensation == "logits":
-            return compensate_gaussians(gaussians, T_curr_adj)
-        sampled, inside = compensate_features(P, self.model.centers, T_curr_adj, self.config.model.grid)
-        return without(self.model.gaussians(sampled), inside)
-
-    def _rendered(self, prefix: str, gaussians: Gaussians, frame: Adjacent, mirror, alpha: float | None) -> dict:
-        """Eq. 10 (current) or 11 (adjacent, with alpha) at a sample of the frame's labelled pixels."""
-        c, w, labels = self.config, self.config.loss, frame.labels
-        index = labels.sample(c.pixels)
+    def _view(self, frame: Adjacent, mirror: torch.Tensor) -> View:
+        """Draw the cameras and labelled pixels of a frame that this step renders, and the voxels they can see."""
+        c, labels = self.config, frame.labels
+        count = len(labels.Ks)
+        chosen = torch.ones(count, dtype=torch.bool, device=labels.Ks.device)
+        if 0 < c.render_cameras < count:
+            chosen[torch.randperm(count)[c.render_cameras :]] = False
+        index = labels.sample(c.pixels, chosen[labels.camera])
+        viewmats = torch.linalg.inv(labels.T_ego_cam) @ mirror
         width, height = c.model.image_size
-        cameras = Cameras(torch.linalg.inv(labels.T_ego_cam) @ mirror, labels.Ks, width, height)
-        rendered = render_pixels(gaussians, cameras, Pixels(labels.camera[index], labels.uv[index]))
+        visible = torch.zeros(len(self.model.centers), dtype=torch.bool, device=viewmats.device)
+        for camera in torch.nonzero(chosen).squeeze(1).tolist():
+            x, y, z = (self.model.centers @ viewmats[camera, :3, :3].T + viewmats[camera, :3, 3]).unbind(1)
+            K, reach = labels.Ks[camera], c.model.head.max_offset_m + 3 * c.model.head.max_scale_m
+            # A voxel counts where its Gaussian may reach into the image, wherever its mean and scale end up.
+            ahead = z + reach > 0
+            z = z.clamp(min=0.1)
+            in_u = (x * K[0, 0] > -(K[0, 2] * z + reach * K[0, 0])) & (
+                x * K[0, 0] < (width - K[0, 2]) * z + reach * K[0, 0]
+            )
+            in_v = (y * K[1, 1] > -(K[1, 2] * z + reach * K[1, 1])) & (
+                y * K[1, 1] < (height - K[1, 2]) * z + reach * K[1, 1]
+            )
+            visible |= ahead & in_u & in_v
+        return View(labels, index, Cameras(viewmats, labels.Ks, width, height), torch.nonzero(visible).squeeze(1))
+
+    def _compensated(self, P, voxels: torch.Tensor, T_curr_adj) -> Gaussians:
+        """The adjacent frame's Gaussians at the given voxels of its grid, from the current features."""
+        if self.config.compensation == "logits":
+            return compensate_gaussians(self.model.gaussians(P), T_curr_adj)
+        centers = self.model.centers[voxels]
+        sampled, inside = compensate_features(P, centers, T_curr_adj, self.config.model.grid)
+        return without(self.model.head(sampled, centers), inside)
+
+    def _rendered(self, prefix: str, gaussians: Gaussians, view: View, alpha: float | None) -> dict:
+        """Eq. 10 (current) or 11 (adjacent, with alpha) at a sample of the frame's labelled pixels."""
+        c, w, labels, index = self.config, self.config.loss, view.labels, view.index
+        rendered = render_pixels(gaussians, view.cameras, Pixels(labels.camera[index], labels.uv[index]))
         class_id, target = labels.class_id[index], labels.depth_m[index]
         weights = None if alpha is None else dynamic_weights(class_id, self.dynamic, alpha)
         omega = 1.0 if alpha is None else w.omega

@@ -1,6 +1,7 @@
 """The training loop: one screen to read, resumable at any checkpoint."""
 
 import copy
+import dataclasses
 import json
 import logging
 import math
@@ -105,7 +106,7 @@ class Trainer:
             terms = self._train_step()
             self.step += 1
             self.seconds = time.monotonic() - started
-            if self.step % LOG_EVERY == 0 or self.step == self.config.steps:
+            if self.step % LOG_EVERY == 1 or self.step == self.config.steps:
                 self._log(terms, steps_before)
             last = self.step == self.config.steps
             if self.validation and (last or self.step % self.config.validate_every == 0):
@@ -129,7 +130,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         logged: dict[str, float] = {}
         for n in range(c.batch):
-            terms = self.objective(self._frame_index(self.step * c.batch + n))
+            terms = self.objective(self._frame_index(self.step * c.batch + n), self.step % c.render_every == 0)
             total = sum(value for name, value in terms.items() if not name.startswith("_")) / c.batch
             total.backward()
             for name, value in terms.items():
@@ -187,8 +188,6 @@ class Trainer:
     def _checkpoint(self, name: str, validation: dict | None) -> None:
         config = self.config.model
         if validation is not None:
-            import dataclasses
-
             config = dataclasses.replace(config, tau=validation["tau"])
         self.ema.config = config
         info = {

@@ -25,12 +25,16 @@ class FrameLabels:
     T_ego_cam: torch.Tensor
     T_global_ego: np.ndarray
 
-    def sample(self, count: int) -> torch.Tensor:
-        """Indices of ``count`` labels drawn with ``draw``; every index at most once."""
-        if len(self.camera) <= count:
-            return torch.arange(len(self.camera), device=self.camera.device)
+    def sample(self, count: int, allowed: torch.Tensor | None = None) -> torch.Tensor:
+        """Indices of at most ``count`` labels drawn with ``draw``, each at most once, among ``allowed`` (bool [M])."""
+        index = torch.arange(len(self.camera), device=self.camera.device)
+        if allowed is not None:
+            index = index[allowed]
+        if len(index) <= count:
+            return index
         # Exponential races: the smallest values of Exp(1)/weight are a weighted sample without replacement.
-        return torch.topk(torch.empty_like(self.draw).exponential_() / self.draw, count, largest=False).indices
+        draw = self.draw[index]
+        return index[torch.topk(torch.empty_like(draw).exponential_() / draw, count, largest=False).indices]
 
     def points_and_origins(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Labelled points and their cameras' positions [M, 3] in this frame's ego, metres."""

@@ -88,9 +88,17 @@ class GSRender(nn.Module):
         lifted = self.view(context.float().unflatten(0, (B, C)), probability.unflatten(0, (B, C)), Ks, T_ego_cam)
         return lifted, depth_logits.unflatten(0, (B, C))
 
-    def gaussians(self, P: torch.Tensor) -> Gaussians:
-        """Gaussians of one frame's voxel features [F, X, Y, Z] in that frame's ego."""
-        return self.head(P.permute(1, 2, 3, 0).reshape(-1, P.shape[0]), self.centers)
+    def gaussians(self, P: torch.Tensor, voxels: torch.Tensor | None = None) -> Gaussians:
+        """Gaussians of one frame's voxel features [F, X, Y, Z] in that frame's ego.
+
+        Args:
+            P: voxel features.
+            voxels: int64 [N] flat indices of the voxels wanted; default all, in the grid's order.
+        """
+        rows = P.permute(1, 2, 3, 0).reshape(-1, P.shape[0])
+        if voxels is None:
+            return self.head(rows, self.centers)
+        return self.head(rows.index_select(0, voxels), self.centers[voxels])
 
     def forward(self, cameras: CameraInput) -> torch.Tensor:
         """Voxel features P [B, F, X, Y, Z] of a batch of frames."""

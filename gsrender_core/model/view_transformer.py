@@ -56,11 +56,12 @@ class LiftSplat(nn.Module):
             index = torch.floor((points - self.low) / self.size).long()
             shape = torch.tensor(self.shape, device=index.device)
             inside = ((index >= 0) & (index < shape)).all(-1)
-            flat = ((index[..., 0] * Y + index[..., 1]) * Z + index[..., 2])[inside]
-            weight = depth[b][inside]
+            kept = torch.nonzero(inside.view(-1)).squeeze(1)
+            flat = ((index[..., 0] * Y + index[..., 1]) * Z + index[..., 2]).view(-1)[kept]
             # Which feature cell each kept frustum point belongs to.
-            cell = torch.arange(C * h * w, device=index.device).view(C, 1, h, w).expand(inside.shape)[inside]
-            lifted = context[b].permute(0, 2, 3, 1).reshape(-1, features)[cell] * weight[:, None]
+            cell = torch.arange(C * h * w, device=index.device).view(C, 1, h, w).expand(inside.shape).reshape(-1)[kept]
+            rows = context[b].permute(0, 2, 3, 1).reshape(-1, features)
+            lifted = rows.index_select(0, cell) * depth[b].reshape(-1).index_select(0, kept)[:, None]
             volume = torch.zeros(X * Y * Z, features, dtype=lifted.dtype, device=lifted.device)
             volumes.append(volume.index_add(0, flat, lifted).view(X, Y, Z, features))
         return torch.stack(volumes).permute(0, 4, 1, 2, 3)

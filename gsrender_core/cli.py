@@ -1,0 +1,213 @@
+"""The ``gsrender`` command. Each subcommand imports what it needs, so that a training machine needs no ROS."""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from gsrender_core import __version__
+
+logger = logging.getLogger("gsrender")
+
+
+def _progress(what: str):
+    """A callback (done, total) that rewrites one line on a terminal and prints every tenth otherwise."""
+
+    def show(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{what} {done}/{total}" + ("\n" if done == total else ""))
+            sys.stderr.flush()
+        elif done == total or done % max(1, total // 10) == 0:
+            logger.info("%s %d/%d", what, done, total)
+
+    return show
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, as 704x256") from None
+    return width, height
+
+
+def _write_json(path: str | None, result: dict) -> None:
+    from gsrender_core.evaluate import without_nan
+
+    if path:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(without_nan(result), indent=2, allow_nan=False) + "\n")
+
+
+def _dataset(args, image_size: tuple[int, int]):
+    from gsrender_core.data.nuscenes import NuScenes
+
+    return NuScenes(Path(args.data), image_size=image_size, scenes=args.scenes)
+
+
+def _world(args) -> None:
+    from gsrender_core.world import generate_world
+
+    generate_world(
+        Path(args.out),
+        args.scenes,
+        args.frames,
+        args.seed,
+        args.image_size,
+        args.sweeps,
+        args.workers,
+        _progress("scene"),
+    )
+
+
+def _train(args) -> None:
+    import dataclasses
+
+    from gsrender_core.config import TrainConfig, load_train_config
+    from gsrender_core.train import Trainer
+
+    config = TrainConfig() if args.config == "default" else load_train_config(args.config)
+    if args.steps is not None:
+        config = dataclasses.replace(config, steps=args.steps)
+    best = Trainer(config, _dataset(args, config.model.image_size), Path(args.out), args.device).run(args.resume)
+    logger.info("done: %s", best)
+
+
+def _eval(args) -> None:
+    from gsrender_core.data.nuscenes import NuScenes
+    from gsrender_core.evaluate import evaluate, majority_grid
+    from gsrender_core.predictor import Predictor
+
+    predictor = _predictor(Predictor, args)
+    majority = None
+    if args.train_data:
+        training = NuScenes(Path(args.train_data), image_size=predictor.image_size)
+        majority = majority_grid(training, range(len(training)))
+    data = _dataset(args, predictor.image_size)
+    result = evaluate(predictor, data, majority, not args.no_controls, _progress("sample"))
+    result |= {"checkpoint": str(args.checkpoint), "data": str(args.data)}
+    _write_json(args.json, result)
+    rows = {"prediction": result, **result["controls"]}
+    print(f"{'':16}{'mIoU':>8}{'RayIoU':>8}{'@1 m':>8}{'@2 m':>8}{'@4 m':>8}   {result['samples']} samples")
+    for name, row in rows.items():
+        values = "".join(f"{100 * row[key]:8.2f}" for key in ("miou", "rayiou", "rayiou@1", "rayiou@2", "rayiou@4"))
+        print(f"{name:16}{values}")
+
+
+def _predict(args) -> None:
+    from gsrender_core.predict_folder import predict_folder
+    from gsrender_core.predictor import Predictor
+
+    predictor = _predictor(Predictor, args)
+    predict_folder(predictor, _dataset(args, predictor.image_size), Path(args.out), args.limit, _progress("sample"))
+
+
+def _predictor(cls, args):
+    from gsrender_core.checkpoint import default_checkpoint
+
+    args.checkpoint = default_checkpoint() if args.checkpoint == "default" else args.checkpoint
+    return cls.load(args.checkpoint, args.device)
+
+
+def _to_bag(args) -> None:
+    from gsrender_ros.nuscenes_to_bag import BagOptions, write_bag
+
+    options = BagOptions(scene=args.scene, layout=args.layout, storage=args.storage, images=args.images)
+    logger.info("%s", write_bag(args.data, args.bag, options))
+
+
+def _score(args) -> None:
+    from gsrender_core.score import score
+
+    result = score(Path(args.pred), Path(args.gt))
+    _write_json(args.json, result)
+    print(json.dumps(result, indent=2))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gsrender", description="Camera-only semantic 3D occupancy, learnt without 3D labels."
+    )
+    parser.add_argument("--version", action="version", version=f"gsrender {__version__}")
+    parser.add_argument("--verbose", action="store_true", help="show debug messages and tracebacks")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    def data_options(sub) -> None:
+        sub.add_argument("--data", required=True, metavar="DATA", help="folder in the nuScenes schema")
+        sub.add_argument("--scenes", nargs="+", metavar="NAME", help="only these scenes")
+        sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
+
+    p = command("world", _world, "Write a synthetic driving world in the nuScenes schema, with Occ3D ground truth.")
+    p.add_argument("out", metavar="OUT")
+    p.add_argument("--scenes", type=int, default=2, help="number of scenes (default 2)")
+    p.add_argument("--frames", type=int, default=10, help="keyframes a scene, 2 Hz (default 10)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--image-size", type=_image_size, default=(704, 256), metavar="WxH", help="default 704x256")
+    p.add_argument("--sweeps", action="store_true", help="also cameras at 12 Hz and LiDAR at 20 Hz between keyframes")
+    p.add_argument("--workers", type=int, default=2, help="processes (default 2)")
+
+    p = command("train", _train, "Train a network from LiDAR points projected into the images.")
+    p.add_argument("config", metavar="CONFIG", help="YAML with overrides, or 'default'")
+    data_options(p)
+    p.add_argument("--out", required=True, metavar="RUN", help="folder for checkpoints and logs")
+    p.add_argument("--steps", type=int, help="instead of the configuration's")
+    p.add_argument("--resume", action="store_true", help="continue the run in RUN")
+
+    p = command("eval", _eval, "Score a checkpoint against Occ3D ground truth, with controls.")
+    p.add_argument("checkpoint", metavar="CHECKPOINT", help="file, or 'default'")
+    data_options(p)
+    p.add_argument("--json", metavar="FILE", help="write the result there")
+    p.add_argument("--train-data", metavar="DATA", help="training data: adds its per-voxel majority as a control")
+    p.add_argument("--no-controls", action="store_true", help="only the prediction")
+
+    p = command("predict", _predict, "Predict every sample: <token>.npz with 'semantics' and a picture.")
+    p.add_argument("checkpoint", metavar="CHECKPOINT", help="file, or 'default'")
+    data_options(p)
+    p.add_argument("--out", required=True, metavar="DIR")
+    p.add_argument("--limit", type=int, help="only the first samples")
+
+    p = command("to-bag", _to_bag, "Convert a scene of nuScenes-schema data to a rosbag2.")
+    p.add_argument("data", metavar="DATA")
+    p.add_argument("bag", metavar="BAG")
+    p.add_argument("--scene", help="name; default the first")
+    p.add_argument("--layout", choices=("gsrender", "nuscenes2bag"), default="gsrender")
+    p.add_argument("--storage", choices=("mcap", "sqlite3"), default="mcap")
+    p.add_argument("--images", choices=("jpeg", "raw"), default="jpeg")
+
+    p = command("score", _score, "Score anybody's predictions: <token>.npz with 'semantics' uint8 [200, 200, 16].")
+    p.add_argument("--pred", required=True, metavar="DIR")
+    p.add_argument(
+        "--gt", required=True, metavar="DIR", help="<token>.npz: semantics, ray_origins, mask_camera (optional)"
+    )
+    p.add_argument("--json", metavar="FILE", help="write the result there")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; bad input ends in one line and exit code 1, an interrupt in 130."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if args.verbose else logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    try:
+        args.run(args)
+    except KeyboardInterrupt:
+        logger.error("interrupted")
+        return 130
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if args.verbose:
+            raise
+        logger.error("gsrender %s: %s", args.command, error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+import json
+
+import pytest
+
+from gsrender_core.config import ModelConfig, TrainConfig, from_dict, load_train_config, to_dict
+from gsrender_core.voxel_grid import VoxelGrid
+
+
+def test_defaults_survive_the_trip_through_json():
+    config = TrainConfig()
+    assert from_dict(TrainConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_nested_overrides_keep_every_other_default():
+    config = from_dict(TrainConfig, {"model": {"grid": {"shape": [10, 20, 4]}}, "steps": 7, "learning_rate": 1})
+    assert config.model.grid == VoxelGrid(shape=(10, 20, 4))
+    assert config.steps == 7 and config.learning_rate == 1.0 and config.batch == TrainConfig().batch
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps_": 1}, "unknown key 'steps_'"),
+        ({"model": {"backbone": {"nme": "x"}}}, "model.backbone: unknown key 'nme'"),
+        ({"steps": "many"}, "steps: expected int"),
+        ({"steps": True}, "steps: expected int"),
+        ({"model": {"image_size": [704]}}, "expected 2 values"),
+        ({"model": 3}, "model: expected keys and values"),
+    ],
+)
+def test_bad_values_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        from_dict(TrainConfig, values)
+
+
+def test_yaml_files(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("steps: 5\nmodel: {tau: 0.3}\n")
+    assert load_train_config(path).model.tau == 0.3
+    path.write_text("steps: [")
+    with pytest.raises(ValueError, match="not valid YAML"):
+        load_train_config(path)
+    with pytest.raises(FileNotFoundError):
+        load_train_config(tmp_path / "none.yaml")
+
+
+def test_shipped_training_configurations_load():
+    from pathlib import Path
+
+    files = sorted(Path(__file__).parents[2].glob("config/train_*.yaml"))
+    assert files
+    for file in files:
+        assert isinstance(load_train_config(file).model, ModelConfig)

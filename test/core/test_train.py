@@ -1,0 +1,179 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from small import GRID, SmallData, small_training
+
+from gsrender_core.checkpoint import load_checkpoint, read_header, save_checkpoint
+from gsrender_core.config import LossConfig
+from gsrender_core.model.gsrender import GSRender
+from gsrender_core.objective import Objective
+from gsrender_core.predictor import Predictor
+from gsrender_core.ray_supervision import flat_index, ray_targets
+from gsrender_core.train import Trainer, learning_rate, split_scenes
+from gsrender_core.training_frames import TrainingFrames
+
+
+def objective(config, data):
+    torch.manual_seed(0)
+    model = GSRender(config.model).train()
+    return Objective(config, model, TrainingFrames(data, model, torch.device("cpu"), 0.5, 1.0))
+
+
+def test_training_lowers_the_loss_and_leaves_a_checkpoint_that_predicts(tmp_path):
+    config, data = small_training(steps=40, learning_rate=5e-3, bev_flip=False, adjacent=()), SmallData()
+    Trainer(config, data, tmp_path / "run", "cpu").run()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 40 and lines[-1]["depth_net"] < lines[0]["depth_net"]
+    predictor = Predictor.load(tmp_path / "run" / "last.safetensors", "cpu")
+    grid = predictor(data.frame(1))
+    assert grid.semantics.shape == GRID.shape and grid.stamp_ns == data.frame(1).stamp_ns
+    assert predictor.info["steps"] == 40
+
+
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path):
+    data = SmallData()
+    whole = small_training(steps=4, checkpoint_every=4)
+    Trainer(whole, data, tmp_path / "whole", "cpu").run()
+    broken = Trainer(dataclasses.replace(whole, checkpoint_every=2), data, tmp_path / "broken", "cpu")
+    broken.config = dataclasses.replace(broken.config, steps=2, schedule="cosine")
+    # Stop after two of four steps: the schedule must be the whole run's, so the steps are walked by hand.
+    broken.config = dataclasses.replace(whole, checkpoint_every=2)
+    for _ in range(2):
+        broken._train_step()
+        broken.step += 1
+    (tmp_path / "broken").mkdir()
+    broken._save(tmp_path / "broken" / "resume.pt")
+    with pytest.raises(FileExistsError, match="--resume"):
+        Trainer(whole, data, tmp_path / "broken", "cpu").run()
+    Trainer(whole, data, tmp_path / "broken", "cpu").run(resume=True)
+    a = load_checkpoint(tmp_path / "whole" / "last.safetensors").model.state_dict()
+    b = load_checkpoint(tmp_path / "broken" / "last.safetensors").model.state_dict()
+    assert all(torch.allclose(a[k].float(), b[k].float(), atol=1e-5) for k in a)
+
+
+def test_the_adjacent_term_exists_only_where_an_adjacent_frame_does():
+    data = SmallData()
+    compute = objective(small_training(bev_flip=False), data)
+    assert "adj_semantic" in compute(0) and "adj_semantic" not in compute(2)
+    logits = objective(small_training(compensation="logits", bev_flip=False), data)(0)
+    assert torch.isfinite(logits["adj_depth"])
+    assert "adj_semantic" not in objective(small_training(compensation="none"), data)(0)
+
+
+def test_omega_scales_the_adjacent_terms():
+    data, terms = SmallData(), {}
+    for omega in (1.0, 0.5):
+        compute = objective(small_training(loss=LossConfig(omega=omega, ray=0.0), bev_flip=False), data)
+        torch.manual_seed(1)
+        terms[omega] = compute(0)
+    for name in ("adj_semantic", "adj_depth"):
+        assert terms[0.5][name].item() == pytest.approx(0.5 * terms[1.0][name].item(), rel=1e-4)
+    assert terms[0.5]["semantic"].item() == pytest.approx(terms[1.0]["semantic"].item(), rel=1e-4)
+
+
+def test_mirroring_the_world_mirrors_points_and_cameras_alike():
+    """A volume that is symmetric under the reflection must give the same losses mirrored and not."""
+    data = SmallData()
+    compute = objective(small_training(render_cameras=0, pixels=10_000, rays=10_000), data)
+    labels = compute.frames.labels(0)
+    gaussians_features = torch.randn(6, 1, 1, GRID.shape[2]).expand(6, *GRID.shape)  # depends on height alone
+    results = []
+    for sign in (1.0, -1.0):
+        S = torch.eye(4)
+        S[1, 1] = sign
+        from gsrender_core.objective import Adjacent
+
+        view = compute._view(Adjacent(labels, torch.eye(4)), S)
+        with torch.no_grad():
+            terms = compute._rendered("", compute.model.gaussians(gaussians_features, view.voxels), view, None)
+        results.append((terms["semantic"].item(), terms["depth"].item()))
+    assert results[0] == pytest.approx(results[1], rel=1e-3)
+
+
+def test_ray_targets_by_hand():
+    hits, origins = torch.tensor([[3.1, 0.1, 0.1]]), torch.tensor([[0.1, 0.1, 0.1]])
+    blocked = torch.zeros(GRID.size, dtype=torch.bool)
+    hit_voxel, inside = flat_index(hits, GRID)
+    blocked[hit_voxel] = True
+    targets = ray_targets(hits, origins, torch.tensor([4]), torch.tensor([1.0]), blocked, GRID)
+    assert inside.all() and targets.voxel[0] == hit_voxel[0] and targets.occupied.tolist()[0]
+    free = targets.voxel[~targets.occupied]
+    assert len(free) == 5 and (targets.class_id[~targets.occupied] == 255).all()
+    x = free // (GRID.shape[1] * GRID.shape[2])
+    first, last = 8, 13  # x = 0.1 m is in voxel 8; the last free sample is half a metre before 3.1 m: voxel 13
+    assert ((x >= first) & (x <= last)).all()
+    everything_blocked = torch.ones(GRID.size, dtype=torch.bool)
+    none_free = ray_targets(hits, origins, torch.tensor([4]), torch.tensor([1.0]), everything_blocked, GRID)
+    assert none_free.occupied.all()
+
+
+def test_labels_unproject_to_the_points_they_came_from():
+    data = SmallData()
+    compute = objective(small_training(), data)
+    labels, frame = compute.frames.labels(1), data.frame(1)
+    points, origins = labels.points_and_origins(torch.arange(20))
+    for n in range(20):
+        c = int(labels.camera[n])
+        at_camera = np.linalg.inv(frame.T_ego_cam[c]) @ np.append(points[n].numpy(), 1)
+        uvz = frame.Ks[c] @ at_camera[:3]
+        assert uvz[2] == pytest.approx(float(labels.depth_m[n]), rel=1e-4)
+        assert uvz[:2] / uvz[2] == pytest.approx(labels.uv[n].numpy(), abs=1e-2)
+        assert origins[n].numpy() == pytest.approx(frame.T_ego_cam[c][:3, 3], abs=1e-5)
+
+
+def test_rare_classes_are_drawn_more_often_than_their_share():
+    data = SmallData()
+    compute = objective(small_training(rare_boost=1.0), data)
+    labels = compute.frames.labels(0)
+    assert labels.draw[labels.class_id == 3].sum().item() == pytest.approx(1.0, rel=1e-3)
+    index = labels.sample(50)
+    assert len(index) == 50 == len(set(index.tolist()))
+
+
+def test_schedule_and_split():
+    config = small_training(steps=100, warmup_steps=10, learning_rate=1.0)
+    assert learning_rate(config, 0) == pytest.approx(0.1) and learning_rate(config, 10) == pytest.approx(1.0)
+    assert learning_rate(config, 99) < 0.02
+    with pytest.raises(ValueError, match="unknown schedule"):
+        learning_rate(dataclasses.replace(config, schedule="step"), 50)
+    assert split_scenes(("a", "b", "c"), 1) == (["a", "b"], ["c"])
+    with pytest.raises(ValueError, match="cannot spare"):
+        split_scenes(("a",), 1)
+
+
+def test_checkpoints_round_trip_and_refuse_what_is_not_theirs(tmp_path):
+    torch.manual_seed(0)
+    model = GSRender(small_training().model).eval()
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, model, {"note": 1}, torch.float16)
+    loaded = load_checkpoint(path)
+    assert loaded.info == {"note": 1} and loaded.model.config == model.config
+    assert read_header(path)["format"] == 1
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="not a readable safetensors"):
+        load_checkpoint(cut)
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        load_checkpoint(tmp_path / "none")
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, cut)
+    with pytest.raises(ValueError, match="no GSRender configuration"):
+        load_checkpoint(cut)
+    header = {"format": 1, "model": {"tau": 0.1}, "info": {}}
+    save_file({"a": torch.zeros(1)}, cut, metadata={"gsrender": json.dumps(header)})
+    with pytest.raises(ValueError, match="lacks the weight"):
+        load_checkpoint(cut)
+
+
+def test_predictor_refuses_frames_of_another_size(tmp_path):
+    predictor = Predictor(GSRender(small_training().model), device="cpu")
+    frame = SmallData().frame(0)
+    wrong = dataclasses.replace(frame, images=frame.images[..., :64], labels=None)
+    with pytest.raises(ValueError, match="64x64 images, the network takes 96x64"):
+        predictor(wrong)
+    with pytest.raises(ValueError, match="unknown device"):
+        Predictor(GSRender(small_training().model), device="tpu9")
