@@ -12,8 +12,8 @@ from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, Qo
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from gsrender_core.classes import IGNORE, lidarseg_lookup
-from gsrender_core.data.nuscenes import read_image, read_sweep
 from gsrender_core.data.nuscenes_tables import CAMERA_CHANNELS, LIDAR_CHANNEL, NuScenesTables, SensorRecord
+from gsrender_core.data.sensor_files import read_image, read_sweep
 from gsrender_ros import bag_messages as messages
 from gsrender_ros.calibration import CameraCalibration, RigCalibration, write_calibration
 from gsrender_ros.layouts import LAYOUTS

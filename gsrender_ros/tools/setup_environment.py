@@ -76,8 +76,8 @@ def find_distribution(python: Path) -> str | None:
         return None
     if output_of(python, "import rclpy") is None:
         raise SetupError(
-            f"ROS 2 {name} is sourced, but {python} cannot import its rclpy. Choose the Python that {name} was "
-            "built for (`make setup PYTHON=/usr/bin/python3`), or run make in a shell without ROS."
+            f"ROS 2 {name} is sourced, but `{python} -c 'import rclpy'` fails. Choose the Python that {name} was built "
+            "for (`make setup PYTHON=/usr/bin/python3`), or run make in a shell without ROS."
         )
     return name
 

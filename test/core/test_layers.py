@@ -18,7 +18,7 @@ LAYERS = (
     ("gaussians", "losses", "ray_compensation", "metrics", "config", "data", "world"),
     ("model", "render"),
     ("checkpoint", "ray_supervision", "training_frames", "objective"),
-    ("predictor", "score"),
+    ("predictor", "score", "pictures"),
     ("evaluate",),
     ("train",),
     ("bench",),
