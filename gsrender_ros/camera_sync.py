@@ -18,8 +18,8 @@ from gsrender_ros.statistics import FrameStatistics
 
 # A topic's stamps may arrive slightly out of order; further back than this, time itself went back.
 BACKWARD_JUMP_NS = 200_000_000
-# After a jump, images of the time before may still be in the queues of the middleware.
-STRAGGLER_S = 0.3
+# After a jump, images of the time before may still arrive from a camera whose first new image has not; at most so long.
+STRAGGLER_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,10 @@ class CameraSync:
         self.images_received: Counter = Counter()
         self.images_without_stamp: Counter = Counter()
         self.recent_stamps_ns = {c.camera: deque(maxlen=settings.sync_queue_size) for c in cameras}
-        self._jump: tuple[int, float] | None = None  # (stamps above this are of the time before, until wall time)
+        # Cameras that have not shown the new time since a jump; the stamp between both times; a wall-time limit.
+        self._before_jump: set[int] = set()
+        self._jump_divide_ns = 0
+        self._jump_over_at = 0.0
         self._rebuild()
 
     def add_image(self, index: int, message) -> None:
@@ -70,7 +73,7 @@ class CameraSync:
         if stamp_ns == 0:
             self._drop_without_stamp(index, name)
             return
-        if self._is_straggler(stamp_ns):
+        if self._is_straggler(index, stamp_ns):
             if index == self._reference:
                 self._statistics.dropped("reset", "image of the time before the jump")
             return
@@ -97,7 +100,9 @@ class CameraSync:
             stamps.clear()
         self._rebuild()
         if before_ns - after_ns > BACKWARD_JUMP_NS:
-            self._jump = ((before_ns + after_ns) // 2, time.monotonic() + STRAGGLER_S)
+            self._before_jump = set(range(len(self.cameras)))
+            self._jump_divide_ns = (before_ns + after_ns) // 2
+            self._jump_over_at = time.monotonic() + STRAGGLER_S
 
     def best_spread_s(self) -> tuple[float, str] | None:
         """Smallest spread of stamps over recent images and the camera that lagged most; None if a camera is silent."""
@@ -139,13 +144,14 @@ class CameraSync:
                 "never fills the header)",
             )
 
-    def _is_straggler(self, stamp_ns: int) -> bool:
-        if self._jump is None:
+    def _is_straggler(self, index: int, stamp_ns: int) -> bool:
+        """Whether an image is of the time before a jump: each camera's first new image ends that for its own."""
+        if index not in self._before_jump:
             return False
-        if time.monotonic() > self._jump[1]:
-            self._jump = None
-            return False
-        return stamp_ns > self._jump[0]
+        if stamp_ns > self._jump_divide_ns and time.monotonic() < self._jump_over_at:
+            return True
+        self._before_jump.discard(index)
+        return False
 
     def _expect(self, stamp_ns: int) -> None:
         self._expected.append(stamp_ns)

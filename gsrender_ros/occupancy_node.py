@@ -145,12 +145,12 @@ class OccupancyNode(Node):
             self._cleared_at = time.monotonic()
         self.outputs.clear()
 
-    def destroy_node(self) -> None:
+    def close(self) -> None:
         """Stop the worker, say a last time how many frames there were, end."""
         self.worker.stop()
         self.assemble_frame.close()
         self.diagnostics.publish()
-        super().destroy_node()
+        self.destroy_node()
 
 
 def _load_predictor(settings: Settings):
@@ -191,7 +191,7 @@ def main(args: list[str] | None = None) -> int:
     except ExternalShutdownException:
         pass
     finally:
-        node.destroy_node()
+        node.close()
         rclpy.try_shutdown()
     return 0
 

@@ -185,8 +185,8 @@ def read_settings(node) -> tuple[Settings, list[str]]:
             if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
                 value = float(value)
             if not isinstance(value, type(default)) and not isinstance(default, list):
-                raise InvalidParameterTypeException(meta["name"], type(value).__name__, type(default).__name__)
-        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+                raise TypeError(f"{meta['name']} is a {type(value).__name__}")
+        except (InvalidParameterTypeException, InvalidParameterValueException, TypeError) as error:
             raise ValueError(
                 f"{meta['name']} is {given.value if given else '?'!r}, must be a {type(default).__name__}"
                 f"{' in ' + str(limits) if str(limits) else ''}"

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import importlib
 import logging
+import sqlite3
 import sys
 import time
 from collections import Counter
@@ -164,7 +165,7 @@ class ReplayPlayer(Node):
                 if not self._options.loop:
                     return
                 self.get_logger().info("end of the bag: starting again")
-        except (ReaderError, OSError, ValueError) as error:
+        except (ReaderError, sqlite3.Error, OSError, ValueError) as error:
             count = self.published.total()
             raise BagError(f"{self._reader.path} is damaged behind {count} messages: {error}") from error
 

@@ -23,11 +23,13 @@ def cubes_by_class(occupancy: OccupancyGrid) -> list[tuple[int, np.ndarray]]:
     """(class id, voxel centres float64 [N, 3] in the ego frame, m) of every class that occurs, ids ascending."""
     grid = occupancy.grid
     flat = occupancy.semantics.reshape(-1)
-    occupied = np.flatnonzero(flat != FREE)
+    occupied = np.flatnonzero(flat != FREE).astype(np.int32)  # int32 divides twice as fast, and grids are small
     labels = flat[occupied]
     occupied = occupied[np.argsort(labels, kind="stable")]
+    column, z_index = np.divmod(occupied, grid.shape[2])
+    x_index, y_index = np.divmod(column, grid.shape[1])
     centers = np.empty((len(occupied), 3))
-    for axis, index in enumerate(np.unravel_index(occupied, grid.shape)):
+    for axis, index in enumerate((x_index, y_index, z_index)):
         axis_centers = grid.min_m[axis] + (np.arange(grid.shape[axis]) + 0.5) * grid.voxel_size_m
         centers[:, axis] = axis_centers[index]
     ends = np.cumsum(np.bincount(labels, minlength=NUM_CLASSES))

@@ -1,0 +1,100 @@
+import threading
+import time
+
+import pytest
+
+from gsrender_ros.inference_worker import InferenceWorker
+from gsrender_ros.statistics import DROP_REASONS, FrameDropped, FrameStatistics
+
+
+class Log:
+    def __init__(self):
+        self.lines = []
+
+    def warning(self, text, **_):
+        self.lines.append(text)
+
+    error = warning
+
+
+def wait_until(condition, timeout_s=20.0):
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def bench():
+    """A worker whose processing waits for ``gate``; it records what it processed."""
+
+    class Bench:
+        def __init__(self):
+            self.gate, self.entered, self.done, self.log = threading.Event(), threading.Event(), [], Log()
+            self.statistics = FrameStatistics()
+            self.worker = InferenceWorker(self.process, self.statistics, self.log)
+            self.worker.start()
+
+        def process(self, item, generation):
+            self.entered.set()
+            assert self.gate.wait(20)
+            if isinstance(item, Exception):
+                raise item
+            if generation != self.worker.generation:
+                raise FrameDropped("reset", "stale")
+            self.done.append(item)
+            return 0.001
+
+        def submit(self, item):
+            self.statistics.received()
+            self.worker.submit(item)
+
+        def settled(self):
+            return self.statistics.summary().pending == 0
+
+    bench = Bench()
+    yield bench
+    bench.gate.set()
+    bench.worker.stop()
+
+
+def test_only_the_latest_waits_and_what_it_overtakes_is_counted(bench):
+    bench.submit(0)
+    assert bench.entered.wait(20)
+    for item in range(1, 6):
+        bench.submit(item)
+    bench.gate.set()
+    wait_until(bench.settled)
+    assert bench.done == [0, 5]
+    summary = bench.statistics.summary()
+    assert (summary.frames_in, summary.frames_out, summary.dropped) == (6, 2, {"superseded": 4})
+    assert summary.latency_p50_ms > 0 and summary.inference_p50_ms == pytest.approx(1.0)
+
+
+def test_a_reset_drops_the_waiting_and_the_running_item(bench):
+    bench.submit(0)
+    assert bench.entered.wait(20)
+    bench.submit(1)
+    bench.worker.reset()
+    bench.gate.set()
+    wait_until(bench.settled)
+    assert bench.done == [] and bench.statistics.summary().dropped == {"reset": 2}
+    bench.submit(2)
+    wait_until(bench.settled)
+    assert bench.done == [2]
+
+
+def test_failures_are_counted_by_reason_logged_and_survived(bench):
+    bench.gate.set()
+    for item in (FrameDropped("no_tf", "No transform a <- b"), RuntimeError("out of memory"), 7):
+        bench.submit(item)
+        wait_until(bench.settled)
+    assert bench.done == [7]
+    assert bench.statistics.summary().dropped == {"no_tf": 1, "error": 1}
+    assert bench.log.lines == ["No transform a <- b", "frame lost: RuntimeError: out of memory"]
+
+
+def test_reasons_are_a_closed_list():
+    assert len(set(DROP_REASONS)) == len(DROP_REASONS)
+    with pytest.raises(AssertionError):
+        FrameDropped("because", "")

@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import pytest
+import rclpy
+import yaml
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from gsrender_ros.layouts import camera_names, fixed_frame
+from gsrender_ros.parameters import Settings, markdown_table, read_settings, specifications, yaml_text
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def context():
+    context = rclpy.context.Context()
+    rclpy.init(context=context)
+    yield context
+    rclpy.shutdown(context=context)
+
+
+def read(context, **values):
+    overrides = [Parameter(name.replace("__", "."), value=value) for name, value in values.items()]
+    node = Node("parameters", context=context, parameter_overrides=overrides, enable_rosout=False)
+    try:
+        return read_settings(node)
+    finally:
+        node.destroy_node()
+
+
+def test_yaml_file_holds_exactly_the_defaults():
+    text = (ROOT / "config" / "occupancy.yaml").read_text(encoding="utf-8")
+    assert text == yaml_text(), "run: python -m gsrender_ros.parameters --yaml > config/occupancy.yaml"
+    flat = {}
+    for key, value in yaml.safe_load(text)["/**"]["ros__parameters"].items():
+        flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    expected = {
+        spec.metadata["name"]: list(spec.default) if isinstance(spec.default, tuple) else spec.default
+        for spec in specifications()
+    }
+    assert flat == expected
+    assert {name: type(value) for name, value in flat.items()} == {n: type(v) for n, v in expected.items()}
+
+
+def test_readme_shows_the_same_table():
+    readme = ROOT / "README.md"
+    if not readme.is_file() or "| parameter |" not in readme.read_text(encoding="utf-8"):
+        pytest.skip("the README has no parameter table")
+    assert markdown_table() in readme.read_text(encoding="utf-8"), "run: python -m gsrender_ros.parameters"
+
+
+def test_every_parameter_says_what_it_is():
+    for spec in specifications():
+        assert spec.metadata["sentence"].endswith(".")
+        assert f"`{spec.metadata['name']}`" in markdown_table()
+
+
+def test_defaults_and_overrides(context):
+    settings, unknown = read(context)
+    assert settings == Settings() and unknown == []
+    settings, unknown = read(context, sync__slop_s=0.1, cameras=["a", "b"], reference_camera="b", watchdog_s=7)
+    assert (settings.sync_slop_s, settings.cameras, settings.watchdog_s) == (0.1, ("a", "b"), 7.0)
+    assert unknown == []
+
+
+def test_an_unknown_name_is_reported_with_the_nearest_known(context):
+    _, unknown = read(context, sync__slop=0.1)
+    assert unknown == ["parameter 'sync.slop' does not exist and is ignored; did you mean 'sync.slop_s'?"]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"layout": "gsrendr"}, "layout is 'gsrendr', must be one of: .*did you mean 'gsrender'"),
+        ({"sync__slop_s": 5.0}, "sync.slop_s is 5.*0.001 to 1"),
+        ({"sync__queue_size": 1}, "sync.queue_size is 1.*2 to 100"),
+        ({"sync__slop_s": "wide"}, "sync.slop_s is 'wide', must be a float"),
+        ({"cameras": ["cam_front", "cam_front"]}, "cameras must name each camera once"),
+        ({"reference_camera": "cam_top"}, "reference_camera 'cam_top' is not among cameras"),
+        ({"topics__image": "camera/image"}, "topics.image 'camera/image' lacks {camera}: 6 cameras would share it"),
+    ],
+)
+def test_wrong_and_contradictory_values_give_one_line(context, values, text):
+    with pytest.raises(ValueError, match=text) as error:
+        read(context, **values)
+    assert "\n" not in str(error.value)
+
+
+def test_layouts_name_topics_and_frames():
+    own = camera_names(Settings())[0]
+    assert own.image_topic == "cam_front/image_raw/compressed"
+    assert (own.camera_info_topic, own.channel, own.frame) == ("cam_front/camera_info", "CAM_FRONT", "")
+    theirs = camera_names(Settings(layout="nuscenes2bag", image_transport="raw"))[3]
+    assert (theirs.image_topic, theirs.camera_info_topic) == ("cam_back/raw", "")
+    free = camera_names(Settings(image_topic="/rig/{camera}/rect", camera_frame="{camera}_optical"))[1]
+    assert (free.image_topic, free.frame) == ("/rig/cam_front_right/rect", "cam_front_right_optical")
+    assert (fixed_frame(Settings()), fixed_frame(Settings(fixed_frame="odom"))) == ("map", "odom")
