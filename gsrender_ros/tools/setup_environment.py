@@ -27,6 +27,7 @@ OLDEST, NEWEST = (3, 10), (3, 13)
 CONSTRAINTS, CONSTRAINTS_NUMPY1 = "constraints.txt", "constraints-numpy1.txt"
 # What an environment depends on: a change of one of them means setting up again.
 INPUTS = (CONSTRAINTS, CONSTRAINTS_NUMPY1, "setup.py", "setup.cfg", "pyproject.toml", "gsrender_ros/tools")
+INSTALLING = ".installing"  # lies in the environment while pip writes to it
 WITHOUT_TF2_MSGS = " without tf2_msgs"
 NO_TF2_MSGS = """tf2_msgs cannot be generated: {reason}.
 Everything else works. Without tf2_msgs there is no /tf: start the node with pose_source:=odometry, so that
@@ -116,10 +117,12 @@ def create_environment(python: Path, venv: Path, system_packages: bool) -> Path:
         if not config.is_file():
             raise SetupError(f"{venv} exists and is no virtual environment; move it away and run `make setup` again")
         version = "import sys; print(sys.version_info[:2])"
-        if wanted in config.read_text() and output_of(venv_python, version) == output_of(python, version):
-            if output_of(venv_python, "import pip") is not None:
-                return venv_python
-        logger.info("making %s anew: it is incomplete or of another Python", venv)
+        same_python = wanted in config.read_text() and output_of(venv_python, version) == output_of(python, version)
+        # pip takes a package whose copying was interrupted for an installed one.
+        whole = not (venv / INSTALLING).exists() and output_of(venv_python, "import pip") is not None
+        if same_python and whole:
+            return venv_python
+        logger.info("making %s anew: %s", venv, "its set-up was interrupted" if same_python else "other Python or ROS")
     options = ["--clear"] + (["--system-site-packages"] if system_packages else [])
     done = subprocess.run([str(python), "-m", "venv", *options, str(venv)], env=clean_environment())
     if done.returncode:
@@ -202,7 +205,9 @@ def setup(venv: Path, force: bool = False) -> None:
     venv_python = create_environment(python, venv, system_packages=distribution is not None)
     constraints = constraints_for(venv, distribution, venv_python)
     logger.info("installing the packages ...")
+    (venv / INSTALLING).touch()
     install(venv_python, constraints, distribution)
+    (venv / INSTALLING).unlink()
     has_tf2_msgs = distribution is not None or ensure_tf2_msgs(venv_python, constraints)
     if output_of(venv_python, "import rclpy, torch, gsrender_core") is None:
         raise SetupError(f"{venv_python} cannot import rclpy, torch or gsrender_core; try `rm -r {venv}; make setup`")

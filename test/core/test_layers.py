@@ -19,7 +19,7 @@ LAYERS = (
     ("model", "render"),
     ("checkpoint", "ray_supervision", "training_frames", "objective"),
     ("predictor", "score", "pictures"),
-    ("evaluate",),
+    ("evaluate", "predict_folder"),
     ("train",),
     ("bench",),
     ("cli",),

@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -110,6 +111,24 @@ def test_a_folder_that_is_no_environment_is_left_alone(tmp_path):
     with pytest.raises(setup_environment.SetupError, match="no virtual environment"):
         setup_environment.create_environment(PYTHON, tmp_path, system_packages=False)
     assert (tmp_path / "notes.txt").read_text() == "keep"
+
+
+def test_an_environment_is_kept_unless_its_set_up_was_interrupted(monkeypatch, tmp_path):
+    run = subprocess.run  # environments without pip take a tenth of the time
+    monkeypatch.setattr(subprocess, "run", lambda command, **rest: run([*command, "--without-pip"], **rest))
+    monkeypatch.setattr(setup_environment, "output_of", lambda python, code: "the same")
+    venv = tmp_path / "venv"
+    python = setup_environment.create_environment(PYTHON, venv, system_packages=False)
+    installed = venv / "lib" / "installed"
+    installed.touch()
+    assert setup_environment.create_environment(PYTHON, venv, system_packages=False) == python
+    assert installed.exists()
+    (venv / setup_environment.INSTALLING).touch()
+    setup_environment.create_environment(PYTHON, venv, system_packages=False)
+    assert python.exists() and not installed.exists() and not (venv / setup_environment.INSTALLING).exists()
+    installed.touch()
+    setup_environment.create_environment(PYTHON, venv, system_packages=True)
+    assert not installed.exists() and "system-site-packages = true" in (venv / "pyvenv.cfg").read_text()
 
 
 def test_a_distribution_with_numpy_1_replaces_the_pins(monkeypatch, tmp_path):
