@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from gsrender_core.world import scenery, street_objects, vehicles
-from gsrender_core.world.ground import ground_height
 from gsrender_core.world.parts import Blueprint
 from gsrender_core.world.street import Layout, Lot, Road
 from gsrender_core.world.zones import MARK_LANES
@@ -375,8 +374,3 @@ class Furnisher:
                     )
             elif self.fits(x, y, yaw, 1, 1, backland):
                 self.placements.append(Placement(scenery.tree(rng), x, y, yaw))
-
-
-def upright_base(ground, placement: Placement) -> float:
-    """Height at which an upright object stands: the ground under its middle."""
-    return ground_height(ground, placement.x, placement.y)

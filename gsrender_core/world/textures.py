@@ -161,7 +161,7 @@ def _facade(u, v, top, seed, low, high, footprint):
 
 @kernel
 def solid_albedo(material, color, k, seed, hx, hy, hz, px, py, pz, axis, gx, gy, gz, footprint):
-    """RGB albedo of solid ``k`` with half sizes h and colours ``color[k]`` [6], hit at local p on the face across ``axis``.
+    """RGB albedo of solid ``k``: half sizes h, colours ``color[k]`` [6], hit at local p on the face across ``axis``.
 
     g is the hit in the global frame, for textures that must not repeat between neighbours.
     """
