@@ -83,16 +83,16 @@ def test_ground_hits_agree_with_dense_marching():
     height = 1.2 * np.sin(x / 9) * np.cos(y / 11) + 0.15 * (np.abs(x - 30) > 5)  # slopes and curbs
     ground = ground_of(height)
     assert ground_height(ground, 12.0, 7.0) == pytest.approx(height[60, 35], abs=1e-5)
-    steps = np.arange(0, 60, 0.004)
+    steps = np.arange(0, 60, 0.008)
     found = 0
-    for _ in range(150):
+    for _ in range(60):
         o = np.array([*rng.uniform(20, 40, 2), 3.0])
         yaw = rng.uniform(-np.pi, np.pi)
         d = np.array([np.cos(yaw), np.sin(yaw), -rng.uniform(0.06, 1.2)])
         d /= np.linalg.norm(d)
         p = o + steps[:, None] * d
         inside = ((p[:, :2] > 0.5) & (p[:, :2] < 59)).all(axis=1)
-        below = np.array([q[2] < ground_height(ground, q[0], q[1]) for q in p[inside][::1]])
+        below = np.array([q[2] < ground_height(ground, q[0], q[1]) for q in p[inside]])
         t = trace_ground(ground, *o, *d, 200.0)
         if below.any():
             found += 1
@@ -100,5 +100,5 @@ def test_ground_hits_agree_with_dense_marching():
             assert abs(surface[2] - ground_height(ground, surface[0], surface[1])) < 0.02
             # Along a grazing ray 1 cm of height is several centimetres of range.
             assert t == pytest.approx(steps[below.argmax()], abs=0.02 + 0.02 / -d[2])
-    assert found > 80
+    assert found > 30
     assert trace_ground(ground, 30.0, 30.0, 3.0, 0.0, 0.6, 0.8, 200.0) == NO_HIT
