@@ -6,7 +6,7 @@ ros2 launch gsrender_ros occupancy.launch.py bag:=/path/to/bag rviz:=true
 import sys
 from pathlib import Path
 
-from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -27,12 +27,18 @@ from launch import LaunchDescription
 PACKAGE = "gsrender_ros"
 
 
+def _prefix(package: str) -> Path | None:
+    """Where a ROS package is installed, or None."""
+    try:
+        return Path(get_package_prefix(package))
+    except (PackageNotFoundError, OSError):  # OSError: no ROS environment is sourced
+        return None
+
+
 def _share() -> Path:
     """The package's share folder; the source tree where the package is not installed."""
-    try:
-        return Path(get_package_share_directory(PACKAGE))
-    except PackageNotFoundError:
-        return Path(__file__).resolve().parents[1]
+    prefix = _prefix(PACKAGE)
+    return prefix / "share" / PACKAGE if prefix else Path(__file__).resolve().parents[1]
 
 
 def _arguments() -> list[DeclareLaunchArgument]:
@@ -84,13 +90,6 @@ def _arguments() -> list[DeclareLaunchArgument]:
     ]
 
 
-def _has_executable() -> bool:
-    try:
-        return (Path(get_package_prefix(PACKAGE)) / "lib" / PACKAGE / "occupancy_node").exists()
-    except PackageNotFoundError:
-        return False
-
-
 def _start_node(context) -> list:
     """The node. What is empty on the command line is left to the parameter file."""
     given = {
@@ -102,10 +101,11 @@ def _start_node(context) -> list:
     params_file = context.launch_configurations["params_file"]
     if not Path(params_file).is_file():
         raise FileNotFoundError(f"params_file:={params_file} does not exist")
+    prefix = _prefix(PACKAGE)
     # Not installed as a ROS package (pip only): run it as a module of the interpreter that launches.
     where = (
         {"package": PACKAGE, "executable": "occupancy_node"}
-        if _has_executable()
+        if prefix and (prefix / "lib" / PACKAGE / "occupancy_node").exists()
         else {"executable": sys.executable, "arguments": ["-m", "gsrender_ros.occupancy_node"]}
     )
     arguments = [*where.pop("arguments", []), "--ros-args", "--log-level", LaunchConfiguration("log_level")]
@@ -130,9 +130,7 @@ def _play_bag(context) -> list:
     if not bag:
         return []
     arguments = context.launch_configurations["bag_args"].split()
-    try:
-        get_package_prefix("rosbag2_transport")
-    except PackageNotFoundError:
+    if _prefix("rosbag2_transport") is None:
         own = [a for i, a in enumerate(arguments) if a != "--clock" and (i == 0 or arguments[i - 1] != "--clock")]
         return [
             LogInfo(msg="rosbag2 is not installed: playing with gsrender_ros.replay_player"),

@@ -18,6 +18,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from gsrender_core.geometry import transform
 from gsrender_ros import bag_messages as messages
+from gsrender_ros.calibration import CameraCalibration, RigCalibration, write_calibration
 
 ROOT = Path(__file__).resolve().parents[2]
 CAMERAS = ("cam_front", "cam_back")
@@ -69,6 +70,41 @@ def write_small_bag(path: Path, frames: int = 6, with_tf: bool = True, stamped: 
                 image = messages.compressed_image(jpeg, "jpeg", stamp_ns, camera)
                 put(f"/{camera}/image_raw/compressed", "sensor_msgs/msg/CompressedImage", image, at_ns)
     return reference
+
+
+def write_small_nuscenes2bag(path: Path, frames: int = 6) -> Path:
+    """The same rig as clynamen's nuscenes2bag writes it, without TF: raw bgr8, no CameraInfo, /odom.
+
+    Returns the path of the calibration file beside it.
+    """
+    rng = np.random.default_rng(1)
+    connections = {}
+    with Writer(path, version=8, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        for frame in range(frames):
+            at_ns = START_NS + frame * PERIOD_NS
+            entries = [
+                ("/odom", "nav_msgs/msg/Odometry", messages.odometry(np.eye(4), at_ns, "odom", "base_link")),
+                *(
+                    (
+                        f"/{camera}/raw",
+                        "sensor_msgs/msg/Image",
+                        messages.raw_image(
+                            rng.integers(0, 256, (SIZE[1], SIZE[0], 3), dtype=np.uint8), "bgr8", at_ns, camera
+                        ),
+                    )
+                    for camera in CAMERAS
+                ),
+            ]
+            for topic, kind, message in entries:
+                if topic not in connections:
+                    connections[topic] = writer.add_connection(topic, kind, typestore=messages.TYPESTORE)
+                writer.write(connections[topic], at_ns, messages.TYPESTORE.serialize_cdr(message, kind))
+    rig = RigCalibration(
+        "base_link",
+        {c: CameraCalibration(c, c, *SIZE, K, transform(OPTICAL, (1.0, 0.0, 1.5))) for c in CAMERAS},
+    )
+    write_calibration(path / "calibration.yaml", rig)
+    return path / "calibration.yaml"
 
 
 def write_small_checkpoint(path: Path) -> None:

@@ -7,14 +7,20 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message
-from ros_processes import CAMERAS, Process, listening_node, own_domain, write_small_bag, write_small_checkpoint
+from ros_processes import (
+    CAMERAS,
+    Process,
+    listening_node,
+    own_domain,
+    write_small_bag,
+    write_small_checkpoint,
+    write_small_nuscenes2bag,
+)
 from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import Marker, MarkerArray
 
 from gsrender_ros.standins import GENUINE
-
-pytestmark = pytest.mark.skipif(not GENUINE["tf2_msgs"], reason="tf2_msgs is not installed")
 
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 IMAGE_TOPIC = "/cam_front/image_raw/compressed"
@@ -73,10 +79,13 @@ def start_node(checkpoint, domain, folder, **parameters):
 
 
 def play(bag, domain, folder, *arguments):
-    options = ["--wait-for", IMAGE_TOPIC, "--delay", "0.5", *arguments]
+    options = ["--delay", "0.5", *arguments]
+    if "--wait-for" not in options:
+        options += ["--wait-for", IMAGE_TOPIC]
     return Process("gsrender_ros.replay_player", [bag, *options], domain, folder / f"player_{bag.name}.log")
 
 
+@pytest.mark.skipif(not GENUINE["tf2_msgs"], reason="tf2_msgs is not installed")
 def test_bags_without_tf_or_stamps_give_reasons_and_a_good_one_gives_occupancy(checkpoint, tmp_path):
     domain = own_domain(1)
     write_small_bag(tmp_path / "no_tf", with_tf=False)
@@ -94,8 +103,8 @@ def test_bags_without_tf_or_stamps_give_reasons_and_a_good_one_gives_occupancy(c
 
         player = play(tmp_path / "no_stamps", domain, tmp_path)
         spin_until(lambda: out.count("dropped.zero_stamp") == 6, node_process, player)
+        spin_until(lambda: out.count("images_without_stamp.cam_back") == 6, node_process, player)
         assert player.wait() == 0
-        assert out.count("images_without_stamp.cam_back") == 6
         assert not out.clouds  # nothing was published for any of them
 
         player = play(tmp_path / "good", domain, tmp_path, "--loop", "--rate", "0.7")
@@ -128,24 +137,30 @@ def test_bags_without_tf_or_stamps_give_reasons_and_a_good_one_gives_occupancy(c
     assert "Traceback" not in node_process.text
 
 
-def test_in_a_namespace_with_remaps_and_recorded_by_the_recorder(checkpoint, tmp_path):
+def test_nuscenes2bag_by_odometry_in_a_namespace_recorded_by_the_recorder(checkpoint, tmp_path):
+    """Raw images, intrinsics and mounting from the calibration file, no TF at all."""
     domain = own_domain(2)
-    write_small_bag(tmp_path / "good")
-    remap = ["--ros-args", "-r", "__ns:=/car"]
-    node_process = Process(
-        "gsrender_ros.occupancy_node",
-        [*remap, "-p", f"checkpoint:={checkpoint}", "-p", f"cameras:=[{', '.join(CAMERAS)}]"]
-        + [a for c in CAMERAS for a in ("-p", "device:=cpu", "-r", f"{c}/camera_info:=/{c}/camera_info")]
-        + [a for c in CAMERAS for a in ("-r", f"{c}/image_raw/compressed:=/{c}/image_raw/compressed")],
-        domain,
-        tmp_path / "node.log",
-    )
+    calibration = write_small_nuscenes2bag(tmp_path / "good")
+    arguments = ["--ros-args", "-r", "__ns:=/car"]
+    for topic in ("odom", *(f"{camera}/raw" for camera in CAMERAS)):
+        arguments += ["-r", f"{topic}:=/{topic}"]
+    for name, value in {
+        "checkpoint": checkpoint,
+        "device": "cpu",
+        "cameras": f"[{', '.join(CAMERAS)}]",
+        "layout": "nuscenes2bag",
+        "image_transport": "raw",
+        "pose_source": "odometry",
+        "calibration_file": calibration,
+    }.items():
+        arguments += ["-p", f"{name}:={value}"]
+    node_process = Process("gsrender_ros.occupancy_node", arguments, domain, tmp_path / "node.log")
     topics = ["/car/occupancy_node/occupancy", "/diagnostics"]
     recorder = Process("gsrender_ros.recorder", [tmp_path / "out", *topics], domain, tmp_path / "recorder.log")
     with listening_node(domain) as (node, spin_until):
         clouds = []
         node.create_subscription(PointCloud2, topics[0], clouds.append, LATCHED)
-        player = play(tmp_path / "good", domain, tmp_path, "--loop")
+        player = play(tmp_path / "good", domain, tmp_path, "--loop", "--wait-for", "/cam_front/raw")
         spin_until(lambda: len(clouds) >= 3, node_process, player, recorder)
         player.end()
     assert recorder.end(signal.SIGINT) == 0

@@ -1,0 +1,114 @@
+"""The launch file, with the genuine launch packages; the share files that it names, without them."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gsrender_ros import environment
+from gsrender_ros.layouts import LAYOUTS
+from gsrender_ros.outputs import LATCHED
+
+ROOT = Path(__file__).resolve().parents[2]
+ARGUMENTS = {
+    "namespace",
+    "use_sim_time",
+    "params_file",
+    "checkpoint",
+    "image_transport",
+    "layout",
+    "rviz",
+    "rviz_config",
+    "bag",
+    "bag_args",
+    "log_level",
+}
+
+
+def _displays() -> dict[str, dict]:
+    config = yaml.safe_load((ROOT / "rviz" / "occupancy.rviz").read_text(encoding="utf-8"))
+    return {display["Name"]: display for display in config["Visualization Manager"]["Displays"]}
+
+
+def test_rviz_opens_on_what_the_node_publishes():
+    displays = _displays()
+    assert displays["Occupancy markers"]["Class"] == "rviz_default_plugins/MarkerArray"
+    assert displays["Occupancy markers"]["Topic"]["Value"] == "/occupancy_node/occupancy/markers"
+    assert displays["Occupancy cloud"]["Topic"]["Value"] == "/occupancy_node/occupancy"
+    for name in ("Occupancy markers", "Occupancy cloud"):
+        assert displays[name]["Topic"]["Reliability Policy"] == "Reliable"
+        assert displays[name]["Topic"]["Durability Policy"] == "Transient Local"
+    assert (LATCHED.reliability.name, LATCHED.durability.name) == ("RELIABLE", "TRANSIENT_LOCAL")
+    own = LAYOUTS["gsrender"]
+    assert displays["cam_front"]["Topic"]["Value"] == "/" + own.compressed_topic.replace("{camera}", "cam_front")
+    config = yaml.safe_load((ROOT / "rviz" / "occupancy.rviz").read_text(encoding="utf-8"))
+    assert config["Visualization Manager"]["Global Options"]["Fixed Frame"] == own.fixed_frame
+
+
+def test_share_files_are_found_and_missing_ones_are_explained():
+    for name in ("config/occupancy.yaml", "config/fastdds.xml", "rviz/occupancy.rviz", "launch/occupancy.launch.py"):
+        assert environment.share_file(name).is_file()
+    with pytest.raises(FileNotFoundError, match="config/none.xml of gsrender_ros is in none of: "):
+        environment.share_file("config/none.xml")
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no shared memory here")
+def test_the_environment_is_prepared_but_never_overruled(monkeypatch):
+    current, older = "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"
+    free_bytes = [2**40]
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda _: _Usage(free_bytes[0]))
+
+    def prepared(**given) -> dict[str, str]:
+        monkeypatch.setattr(environment.os, "environ", dict(given))
+        environment.prepare_environment()
+        return environment.os.environ
+
+    bare = prepared()
+    assert bare[current].endswith("config/fastdds.xml") and older not in bare
+    assert Path(bare["ROS_LOG_DIR"]).is_dir()
+    humble = prepared(HOME="/", ROS_DISTRO="humble")
+    assert humble[older].endswith("config/fastdds.xml") and set(humble) == {"HOME", "ROS_DISTRO", older}
+    assert prepared(HOME="/", **{older: "mine.xml"}) == {"HOME": "/", older: "mine.xml"}
+    free_bytes[0] = 2**20
+    assert prepared(HOME="/") == {"HOME": "/"}
+
+
+class _Usage:
+    def __init__(self, free):
+        self.free = free
+
+
+@pytest.fixture
+def launch_module():
+    try:
+        from launch_ros.actions import Node  # noqa: F401
+    except ImportError:
+        pytest.skip("launch and launch_ros are not installed")
+    path = ROOT / "launch" / "occupancy.launch.py"
+    spec = importlib.util.spec_from_file_location("occupancy_launch", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_all_arguments_are_declared_and_described(launch_module):
+    declared = {a.name: a for a in launch_module.generate_launch_description().get_launch_arguments()}
+    assert set(declared) == ARGUMENTS
+    for argument in declared.values():
+        assert argument.description.endswith(".")
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "false"), ({"bag": "/a bag"}, "true")])
+def test_a_bag_brings_simulated_time(launch_module, given, expected):
+    from launch import LaunchContext
+
+    context = LaunchContext()
+    context.launch_configurations.update(given)
+    for argument in launch_module.generate_launch_description().get_launch_arguments():
+        argument.execute(context)
+    assert context.launch_configurations["use_sim_time"] == expected
+    assert len(launch_module._play_bag(context)) == (0 if not given else 2)
+    node, _ = launch_module._start_node(context)
+    assert node.node_executable in ("occupancy_node", sys.executable)
