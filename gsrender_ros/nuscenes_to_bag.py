@@ -1,6 +1,5 @@
 """Write one scene of a nuScenes-schema data set as a rosbag2: images, CameraInfo, LiDAR, TF, odometry."""
 
-import logging
 import shutil
 import tempfile
 from collections import Counter
@@ -17,8 +16,6 @@ from gsrender_core.data.sensor_files import read_image, read_sweep
 from gsrender_ros import bag_messages as messages
 from gsrender_ros.calibration import CameraCalibration, RigCalibration, write_calibration
 from gsrender_ros.layouts import LAYOUTS
-
-logger = logging.getLogger(__name__)
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 IMAGES = ("jpeg", "raw")
@@ -79,6 +76,11 @@ class BagSummary:
     end_ns: int
     message_counts: Counter = field(default_factory=Counter)
 
+    def __str__(self) -> str:
+        seconds = (self.end_ns - self.start_ns) / 1e9
+        count = sum(self.message_counts.values())
+        return f"{self.path}: {self.scene}, {seconds:.2f} s, {count} messages on {len(self.message_counts)} topics"
+
 
 def write_bag(data_root: str | Path, bag_path: str | Path, options: BagOptions | None = None) -> BagSummary:
     """Convert one scene. Header stamps and log times are the sensors' own stamps.
@@ -115,7 +117,6 @@ def write_bag(data_root: str | Path, bag_path: str | Path, options: BagOptions |
         partial.rename(bag_path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    logger.info("%s: scene %s, %d messages", bag_path, scene, sum(summary.message_counts.values()))
     return summary
 
 

@@ -163,6 +163,7 @@ def test_own_layout_has_the_documented_topics_types_and_counts(data, tmp_path):
     assert counts == dict(summary.message_counts)
     assert counts["/cam_back/image_raw/compressed"] == counts["/cam_back/camera_info"] == 2 * KEYFRAMES
     assert (counts["/lidar_top"], counts["/tf_static"], counts["/tf"], counts["/odom"]) == (3, 1, stamps, stamps)
+    assert str(summary).endswith(f"bag: scene-1, 1.29 s, {sum(counts.values())} messages on 16 topics")
     for topic in expected.keys() - {"/tf", "/tf_static"}:
         assert all(stamp_ns(m) == log_ns for log_ns, m in topics[topic])
     assert (
