@@ -8,6 +8,7 @@ import torch
 
 from gsrender_core.checkpoint import load_checkpoint
 from gsrender_core.data.frame import Frame
+from gsrender_core.model.fold import fold_batch_norms
 from gsrender_core.model.gsrender import CameraInput, GSRender
 from gsrender_core.runtime import keep_freed_memory
 from gsrender_core.voxel_grid import OccupancyGrid, VoxelGrid
@@ -48,7 +49,7 @@ class Predictor:
         self.device = resolve_device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.model = model.to(self.device).eval()
+        self.model = fold_batch_norms(model).to(self.device)
         self.info = info or {}
 
     @classmethod

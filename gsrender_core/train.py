@@ -194,12 +194,13 @@ class Trainer:
             "steps": self.step,
             "seconds": round(self.seconds, 1),
             "seed": self.config.seed,
-            "data": str(getattr(self.dataset, "root", "")),
+            "data": Path(getattr(self.dataset, "root", "")).name,
             "frames": len(self.indices),
             "validation": validation,
             "train": {k: v for k, v in to_dict(self.config).items() if k != "model"},
         }
-        save_checkpoint(self.out / name, self.ema, info)
+        # Half precision halves the file; resume.pt keeps the full weights.
+        save_checkpoint(self.out / name, self.ema, info, torch.float16)
 
     def _append(self, line: dict) -> None:
         with (self.out / "log.jsonl").open("a") as file:

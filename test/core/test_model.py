@@ -9,6 +9,7 @@ from gsrender_core.config import BackboneConfig, DepthConfig, EncoderConfig, Hea
 from gsrender_core.model.backbone import Backbone
 from gsrender_core.model.depth_net import depth_edges
 from gsrender_core.model.efficientnet_lite0 import EfficientNetLite0
+from gsrender_core.model.fold import fold_batch_norms
 from gsrender_core.model.gaussian_head import GaussianHead
 from gsrender_core.model.gsrender import CameraInput, GSRender
 from gsrender_core.model.view_transformer import LiftSplat, Projection
@@ -146,7 +147,7 @@ def test_table_3_switches_of_the_head():
 
 def test_eq_7_and_its_short_cut_agree():
     model = GSRender(small_model()).eval()
-    P = model(CameraInput.from_frames([SmallData(3).frame(0)]))[0]
+    P = torch.randn(6, *GRID.shape)
     with torch.no_grad():
         torch.nn.init.normal_(model.head.output.weight)
         slow_label, slow_sure = model.gaussians(P).to_occupancy(0.4, 17)
@@ -162,6 +163,23 @@ def test_a_choice_of_voxels_equals_that_part_of_all():
     every, some = model.gaussians(P), model.gaussians(P, torch.tensor([5, 900, 17]))
     assert torch.allclose(some.logits, every.logits[[5, 900, 17]], atol=1e-6)
     assert torch.equal(some.means, every.means[[5, 900, 17]])
+
+
+@pytest.mark.parametrize("encoder", ["bev", "resnet3d"])
+def test_folded_batch_norms_change_nothing_but_the_modules(encoder):
+    model = GSRender(small_model(encoder=EncoderConfig(encoder, 8, 6)))
+    cameras = CameraInput.from_frames(SmallData(1).frames)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):  # statistics a training would leave
+                module.running_mean.normal_(std=0.1)
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(std=0.1)
+        folded = fold_batch_norms(model)
+        expected, got = model.eval()(cameras), folded(cameras)
+    assert not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in folded.modules())
+    assert expected.std() > 1e-3 and torch.allclose(expected, got, atol=1e-4 * expected.abs().max().item())
 
 
 def test_camera_count_is_free_and_size_comes_from_the_configuration():

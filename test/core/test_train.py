@@ -19,7 +19,7 @@ from gsrender_core.training_frames import TrainingFrames
 def objective(config, data):
     torch.manual_seed(0)
     model = GSRender(config.model).train()
-    return Objective(config, model, TrainingFrames(data, model, torch.device("cpu"), 0.5, 1.0))
+    return Objective(config, model, TrainingFrames(data, model, torch.device("cpu"), config.rare_boost, 1.0))
 
 
 def test_training_lowers_the_loss_and_leaves_a_checkpoint_that_predicts(tmp_path):
