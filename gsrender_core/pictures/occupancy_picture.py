@@ -1,0 +1,149 @@
+"""One sheet a frame: six cameras, prediction and ground truth in the same view, from above, and a legend."""
+
+import math
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from gsrender_core.classes import CLASSES, FREE
+from gsrender_core.data.frame import Frame
+from gsrender_core.data.occ3d_labels import Occ3DLabels
+from gsrender_core.pictures.voxel_view import BACKGROUND, BIRDS_EYE, THIRD_PERSON, render_voxels
+from gsrender_core.voxel_grid import OccupancyGrid
+
+WIDTH, GAP, TITLE = 1680, 14, 34  # px
+CAMERA_ROWS = (
+    ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"),
+    ("CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT"),
+)
+_INK, _SOFT = (38, 42, 48), (112, 118, 126)
+_FONT = cv2.FONT_HERSHEY_DUPLEX
+
+
+def occupancy_picture(
+    frame: Frame,
+    prediction: OccupancyGrid,
+    truth: Occ3DLabels | None = None,
+    title: str = "",
+    mask_truth: bool = True,
+) -> np.ndarray:
+    """Draw cameras, prediction and, where known, ground truth.
+
+    Args:
+        frame: its images are shown as the network takes them; nuScenes' camera names decide the arrangement.
+        prediction: drawn whole.
+        truth: drawn beside in the same view.
+        title: headline; default scene and token.
+        mask_truth: leave out ground truth that no camera sees, which no prediction could know.
+
+    Returns:
+        uint8 [H, 1680, 3] RGB.
+    """
+    title = title or f"{frame.scene or 'frame'}   {frame.token or frame.stamp_ns}"
+    rows = [_headline(title), *_camera_rows(frame)]
+    views = [("prediction", prediction.semantics)]
+    if truth is not None:
+        seen = truth.mask_camera > 0 if mask_truth else np.ones_like(truth.mask_camera, dtype=bool)
+        text = "ground truth, where a camera sees it" if mask_truth else "ground truth"
+        views.append((text, np.where(seen, truth.semantics, np.uint8(FREE))))
+    present = set(np.unique(np.concatenate([semantics.reshape(-1) for _, semantics in views])).tolist())
+    grid = prediction.grid
+    birds_eye = replace(BIRDS_EYE, span_m=max(n * grid.voxel_size_m for n in grid.shape[:2]))
+    if truth is None:
+        side = BIRDS_EYE.size[0] + 80
+        # As much of the far end as the narrower view beside a ground truth shows.
+        aspect = (WIDTH - 3 * GAP - side) / side * THIRD_PERSON.size[1] / THIRD_PERSON.size[0]
+        fov_deg = 2 * math.degrees(math.atan(math.tan(math.radians(THIRD_PERSON.fov_deg) / 2) * aspect))
+        wide = replace(THIRD_PERSON, size=(WIDTH - 3 * GAP - side, side), fov_deg=fov_deg)
+        above = replace(birds_eye, size=(side, side))
+        name, semantics = views[0]
+        panels = [
+            _titled(render_voxels(semantics, grid, wide), name),
+            _titled(render_voxels(semantics, grid, above), f"{name} from above, forward up"),
+        ]
+        rows += [_row(panels), _row([_legend(WIDTH - 2 * GAP, 3, present)])]
+    else:
+        third_person = replace(THIRD_PERSON, size=((WIDTH - 3 * GAP) // 2, THIRD_PERSON.size[1]))
+        rows.append(_row([_titled(render_voxels(s, grid, third_person), name) for name, s in views]))
+        above = [
+            _titled(render_voxels(s, grid, birds_eye), f"{name.split(',')[0]} from above, forward up")
+            for name, s in views
+        ]
+        legend = _legend(WIDTH - 4 * GAP - sum(p.shape[1] for p in above), 9, present)
+        rows.append(_row([*above, _titled(legend, "classes")]))
+    return np.concatenate([*rows, _blank(GAP, WIDTH)])
+
+
+def _blank(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), BACKGROUND, dtype=np.uint8)
+
+
+def _write(image: np.ndarray, text: str, at: tuple[int, int], scale: float, color=_INK) -> None:
+    cv2.putText(image, text, at, _FONT, scale, color, 1, cv2.LINE_AA)
+
+
+def _headline(title: str) -> np.ndarray:
+    strip = _blank(46, WIDTH)
+    _write(strip, title, (GAP, 33), 0.72)
+    return strip
+
+
+def _titled(panel: np.ndarray, title: str) -> np.ndarray:
+    strip = _blank(TITLE, panel.shape[1])
+    _write(strip, title, (2, TITLE - 11), 0.6)
+    return np.concatenate([strip, panel])
+
+
+def _row(panels: list[np.ndarray]) -> np.ndarray:
+    """Panels side by side with gaps, aligned at the top, on a strip of the sheet's width."""
+    strip = _blank(GAP // 2 + max(p.shape[0] for p in panels), WIDTH)
+    left = GAP
+    for panel in panels:
+        strip[GAP // 2 : GAP // 2 + panel.shape[0], left : left + panel.shape[1]] = panel
+        left += panel.shape[1] + GAP
+    return strip
+
+
+def _arrangement(names: tuple[str, ...]) -> list[list[int | None]]:
+    """Indices of the cameras in rows of three; nuScenes' names around the car, others in their order."""
+    if set(names) <= {name for row in CAMERA_ROWS for name in row}:
+        return [[names.index(name) if name in names else None for name in row] for row in CAMERA_ROWS]
+    order: list[int | None] = [*range(len(names)), *[None] * (-len(names) % 3)]
+    return [order[i : i + 3] for i in range(0, len(order), 3)]
+
+
+def _camera_rows(frame: Frame) -> list[np.ndarray]:
+    width = (WIDTH - 4 * GAP) // 3
+    height = round(width * frame.image_size[1] / frame.image_size[0])
+    rows = []
+    for indices in _arrangement(frame.camera_names):
+        panels = []
+        for index in indices:
+            if index is None:
+                panels.append(np.full((height, width, 3), 225, dtype=np.uint8))
+                continue
+            image = np.ascontiguousarray(frame.images[index].transpose(1, 2, 0))
+            panel = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+            name = frame.camera_names[index].removeprefix("CAM_").replace("_", " ").lower()
+            (text_width, _), _ = cv2.getTextSize(name, _FONT, 0.52, 1)
+            panel[4:28, 4 : text_width + 20] //= 3  # readable on sky and on road
+            _write(panel, name, (11, 21), 0.52, (255, 255, 255))
+            panels.append(panel)
+        rows.append(_row(panels))
+    return rows
+
+
+def _legend(width: int, rows: int, present: set[int]) -> np.ndarray:
+    """Colour and name of every class, column by column; classes that do not occur are printed pale."""
+    columns, step = -(-len(CLASSES) // rows), 34
+    legend = _blank(rows * step + 6, width)
+    for item, entry in enumerate(CLASSES):
+        x, y = (item // rows) * (width // columns), (item % rows) * step + 4
+        color = entry.color
+        if entry.id not in present:
+            color = tuple((c + 2 * b) // 3 for c, b in zip(color, BACKGROUND, strict=True))
+        cv2.rectangle(legend, (x, y), (x + 26, y + 20), color, -1)
+        cv2.rectangle(legend, (x, y), (x + 26, y + 20), _SOFT, 1)
+        _write(legend, entry.name.replace("_", " "), (x + 36, y + 16), 0.52, _INK if entry.id in present else _SOFT)
+    return legend
