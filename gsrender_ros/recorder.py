@@ -21,9 +21,9 @@ from rclpy.signals import SignalHandlerOptions
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from gsrender_ros.bag_reading import message_class
 from gsrender_ros.environment import prepare_environment
 from gsrender_ros.nuscenes_to_bag import BAG_VERSION
-from gsrender_ros.replay_player import message_class
 from gsrender_ros.stop_signal import StopSignal
 
 DISCOVERY_PERIOD_S = 0.1

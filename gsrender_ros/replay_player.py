@@ -8,14 +8,12 @@ the start offset.
 
 import argparse
 import contextlib
-import importlib
 import logging
 import sqlite3
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import rclpy
 from rclpy.duration import Duration
@@ -26,16 +24,13 @@ from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import Reader, ReaderError
 from rosgraph_msgs.msg import Clock
 
+from gsrender_ros.bag_reading import BagError, message_class, open_bag
 from gsrender_ros.environment import prepare_environment
 from gsrender_ros.stop_signal import StopSignal
 
 CLOCK_PERIOD_S = 0.01
 WAIT_TIMEOUT_S = 60.0
 DRAIN_S = 2.0
-
-
-class BagError(Exception):
-    """The bag cannot be played; the text says why in one line."""
 
 
 @dataclass(frozen=True)
@@ -63,40 +58,6 @@ class PlayOptions:
             raise ValueError(f"rate is {self.rate:g}, must lie in 0.001 to 1000")
         if self.start_s < 0 or self.delay_s < 0:
             raise ValueError(f"start ({self.start_s:g} s) and delay ({self.delay_s:g} s) must not be negative")
-
-
-def message_class(type_name: str):
-    """The Python class of a message type such as "sensor_msgs/msg/Image".
-
-    Raises:
-        ImportError, AttributeError: its package is not installed or lacks the type.
-    """
-    package, kind, name = type_name.split("/")
-    return getattr(importlib.import_module(f"{package}.{kind}"), name)
-
-
-def open_bag(path: str | Path) -> Reader:
-    """Open a rosbag2 folder for reading.
-
-    Raises:
-        BagError: no such bag, no or damaged metadata, truncated storage, a ROS 1 bag, or no message inside.
-    """
-    path = Path(path)
-    if path.is_file():
-        hint = "convert it with rosbags-convert" if path.suffix == ".bag" else f"name its folder, {path.parent}"
-        raise BagError(f"{path} is a file, a rosbag2 is a folder with metadata.yaml: {hint}")
-    if not (path / "metadata.yaml").is_file():
-        what = "holds no metadata.yaml (was the recording ended?)" if path.is_dir() else "does not exist"
-        raise BagError(f"{path} {what}")
-    try:
-        reader = Reader(path)
-        reader.open()
-    except (ReaderError, OSError, ValueError, KeyError) as error:
-        raise BagError(f"{path} cannot be read: {error}") from error
-    if not reader.message_count:
-        reader.close()
-        raise BagError(f"{path} holds no message")
-    return reader
 
 
 class ReplayPlayer(Node):

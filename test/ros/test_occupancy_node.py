@@ -70,6 +70,7 @@ def start_node(checkpoint, domain, folder, **parameters):
         "device": "cpu",
         "cameras": f"[{', '.join(CAMERAS)}]",
         "watchdog_s": 2.0,
+        "diagnostics.period_s": 0.2,
         "markers.max_rate_hz": 50.0,
     } | parameters
     arguments = ["--ros-args"]

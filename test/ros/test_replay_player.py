@@ -13,7 +13,8 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from gsrender_ros import replay_player
-from gsrender_ros.replay_player import BagError, PlayOptions, ReplayPlayer, message_class, open_bag
+from gsrender_ros.bag_reading import BagError, message_class, open_bag
+from gsrender_ros.replay_player import PlayOptions, ReplayPlayer
 from gsrender_ros.standins import GENUINE
 
 
