@@ -123,7 +123,7 @@ class ReplayPlayer(Node):
             while not self._stop:
                 self._play_once(start_ns)
                 self._drain()
-                if not self._options.loop:
+                if self._stop or not self._options.loop:
                     return
                 self.get_logger().info("end of the bag: starting again")
         except (ReaderError, sqlite3.Error, OSError, ValueError) as error:

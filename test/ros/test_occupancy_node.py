@@ -108,7 +108,7 @@ def test_bags_without_tf_or_stamps_give_reasons_and_a_good_one_gives_occupancy(c
         assert player.wait() == 0
         assert not out.clouds  # nothing was published for any of them
 
-        player = play(tmp_path / "good", domain, tmp_path, "--loop", "--rate", "0.7")
+        player = play(tmp_path / "good", domain, tmp_path, "--loop")
         spin_until(lambda: jumps_back(out.clouds) >= 2, node_process, player)
         spin_until(lambda: len(out.markers) >= 3, node_process)
         assert player.end(signal.SIGINT) == 0
