@@ -69,6 +69,9 @@ class GSRender(nn.Module):
             self.encoder = ResNet3d(lifted, encoder.channels, encoder.features, view.downsample)
         else:
             raise ValueError(f"unknown encoder.kind {encoder.kind!r}; known: bev, resnet3d")
+        for module in self.modules():  # one layout throughout: every change of layout is a copy of the map
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
         self.head = GaussianHead(config.head, encoder.features, config.num_classes)
         centers = torch.from_numpy(config.grid.centers_ego()).view(-1, 3)
         self.register_buffer("centers", centers, persistent=False)
