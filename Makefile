@@ -33,7 +33,7 @@ lint: setup
 	$(RUN) -m ruff format --check .
 
 bench: setup
-	$(RUN) -m gsrender_ros.bench --out out/bench
+	$(RUN) -m gsrender_core.bench --out out/bench.json
 
 clean:
 	rm -rf build install log out dist *.egg-info .pytest_cache .ruff_cache
