@@ -70,7 +70,7 @@ class Objective:
             lifted, depth_logits = self.model.lift(maps, labels.Ks[None], labels.T_ego_cam[None])
             mirror = self._mirror()
             axes = [axis + 2 for axis in (0, 1) if mirror[axis, axis] < 0]
-            P = self.model.encoder(lifted.flip(axes) if axes else lifted)[0].float()
+            P = self.model.encoder(lifted.flip(axes) if axes else lifted).squeeze(0).float()
         terms = {"depth_net": w.depth_net * self._depth_net(depth_logits[0], labels)}
         current = Adjacent(labels, torch.eye(4, device=P.device))
         # The view of everything below is mirrored with the volume: T_curr' = S T_curr S for frames, S T for cameras.
@@ -141,14 +141,16 @@ class Objective:
             if number > 0:
                 weight = dynamic_weights(class_id, self.dynamic, c.loss.alpha)
             placed.append((points[index], origins[index], class_id, weight))
-        opacity_loss, semantic_loss_ = 0.0, 0.0
-        for points, origins, class_id, weight in placed:
-            targets = ray_targets(points, origins, class_id, weight, blocked, grid)
-            opacity, logits = self.model.head.opacity_and_logits(rows.index_select(0, targets.voxel))
-            opacity_part, semantic_part = ray_loss(opacity, logits, targets, self.beta)
-            opacity_loss = opacity_loss + opacity_part / len(placed)
-            semantic_loss_ = semantic_loss_ + semantic_part / len(placed)
-        return opacity_loss, semantic_loss_
+        targets = [ray_targets(*part, blocked, grid) for part in placed]
+        # One look-up for all frames: the gradient of a look-up is as large as the volume.
+        features = rows.index_select(0, torch.cat([t.voxel for t in targets]))
+        opacity, logits = self.model.head.opacity_and_logits(features)
+        sizes = [len(t.voxel) for t in targets]
+        parts = [
+            ray_loss(o, c, t, self.beta)
+            for o, c, t in zip(opacity.split(sizes), logits.split(sizes), targets, strict=True)
+        ]
+        return tuple(torch.stack(losses).mean() for losses in zip(*parts, strict=True))
 
     def _view(self, frame: Adjacent, mirror: torch.Tensor) -> View:
         """Draw the cameras and labelled pixels of a frame that this step renders, and the voxels they can see."""
