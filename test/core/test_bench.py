@@ -1,0 +1,57 @@
+"""The report of ``make bench``; the benchmarks' own results are tested with what they measure."""
+
+import importlib
+
+from gsrender_core.bench.__main__ import PARTS, TARGETS, Target, machine, run_part, table
+from gsrender_core.bench.inference import WHOLE
+from gsrender_core.bench.render import CASES
+
+
+def test_a_floor_and_a_ceiling():
+    floor = Target("a", None, "ratio", 4.0, True, "x")
+    assert [floor.check({"a": {"ratio": r}})["reached"] for r in (3.9, 4.0, 5.0)] == [False, True, True]
+    ceiling = Target("a", "wanted", "ms", 100.0, False, "x")
+    rows = [{"case": "another", "ms": 1.0}, {"case": "wanted", "ms": 101.0}]
+    assert ceiling.check({"a": {"rows": rows}}) == {
+        "target": "x", "measured": 101.0, "limit": "<= 100", "reached": False,
+    }  # fmt: skip
+    assert ceiling.check({"a": {"not_available": "why"}})["reached"] is None
+    assert ceiling.check({})["reached"] is None
+
+
+def test_targets_name_what_the_parts_measure():
+    measured = {
+        "render": {"rows": [{"case": case.name, "ratio": 5.0} for case in CASES]},
+        "ray_iou": {"rows": [{"case": "RayIoU", "numba_ms": 50.0}]},
+        "inference": {"rows": [{"case": "backbone", "ms": 900.0}, {"case": WHOLE, "ms": 300.0}]},
+        "world": {"rows": [{"case": "keyframe", "ms": 400.0}]},
+        "markers": {"ratio": 25.0},
+    }
+    assert all(target.check(measured)["reached"] for target in TARGETS)
+    assert {target.part for target in TARGETS} == set(PARTS)
+    assert CASES[0].grid_shape == (100, 100, 16) and CASES[0].pixels == 20_000 and CASES[0].with_torch
+
+
+def test_core_parts_exist():
+    for module, function in PARTS.values():
+        if module.startswith("gsrender_core."):
+            assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_a_part_runs_in_its_own_process_and_says_why_it_cannot():
+    outcome = run_part(("json", "loads"), {"s": '{"answer": 42}'})
+    assert outcome["answer"] == 42 and 1 < outcome["peak_memory_mb"] < 10_000 and outcome["seconds"] > 0
+    missing = run_part(("gsrender_core.bench.no_such_part", "bench"), {"quick": True})
+    assert "No module named 'gsrender_core.bench.no_such_part'" in missing["not_available"]
+
+
+def test_table_shows_everything():
+    parts = {
+        "render": {"seed": 3, "rows": [{"case": "some case", "ms": 1.23456, "ratio": None}]},
+        "markers": {"not_available": "No module named 'rclpy'"},
+    }
+    targets = [Target("render", None, "ms", 1.0, False, "a target").check(parts)]
+    text = table({"machine": machine(), "parts": parts, "targets": targets})
+    assert "markers  not available: No module named 'rclpy'" in text
+    assert "seed 3" in text and "ms 1.235  ratio -" in text
+    assert "MISSED" in text and "torch " in text
