@@ -93,6 +93,7 @@ class LossConfig:
     alpha: float = 0.1  # dynamic classes in adjacent frames (Eq. 12, 13)
     depth_net: float = 0.5  # cross-entropy of the lift's depth distribution at the labels
     offset_drift: float = 1.0  # squared mean offset in voxels: keeps the lattice from sliding as one
+    free_prior: float = 0.2  # voxels drawn at random are free unless a point lies in them: what no ray ever crosses
     ray: float = 1.0  # direct ray supervision: free before the label, occupied with its class at it
 
 

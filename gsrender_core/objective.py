@@ -18,7 +18,7 @@ from gsrender_core.losses import (
 )
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.ray_compensation import compensate_features, compensate_gaussians, without
-from gsrender_core.ray_supervision import flat_index, ray_loss, ray_targets
+from gsrender_core.ray_supervision import flat_index, prior_targets, ray_loss, ray_targets
 from gsrender_core.render import Cameras, Pixels, render_pixels
 from gsrender_core.training_frames import FrameLabels, TrainingFrames
 
@@ -76,8 +76,9 @@ class Objective:
         # The view of everything below is mirrored with the volume: T_curr' = S T_curr S for frames, S T for cameras.
         if w.ray > 0:
             others = [a for k in self._choose(c.ray_adjacent, 2) if (a := self._adjacent(i, k, labels)) is not None]
-            opacity, semantic = self._rays(P, [current, *others], mirror)
+            opacity, semantic, prior = self._rays(P, [current, *others], mirror)
             terms["ray_opacity"], terms["ray_semantic"] = w.ray * opacity, w.ray * semantic
+            terms["free_prior"] = w.ray * prior
         if render and (w.semantic > 0 or w.depth > 0):
             view = self._view(current, mirror)
             gaussians = self.model.gaussians(P, view.voxels)
@@ -123,8 +124,11 @@ class Objective:
         cell = torch.stack((labels.camera[index], row, column), dim=1)
         return depth_net_loss(depth_logits, cell, labels.depth_m[index], self.model.depth_edges_m)
 
-    def _rays(self, P, frames: list[Adjacent], mirror) -> tuple[torch.Tensor, torch.Tensor]:
-        """Direct ray supervision from the labels of several frames, looked up in the current volume."""
+    def _rays(self, P, frames: list[Adjacent], mirror) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Direct ray supervision from the labels of several frames, looked up in the current volume.
+
+        Opacity, class and free-prior losses, each a mean.
+        """
         c, grid = self.config, self.config.model.grid
         rows = P.permute(1, 2, 3, 0).reshape(-1, P.shape[0])
         placed, blocked = [], torch.zeros(grid.size, dtype=torch.bool, device=P.device)
@@ -142,6 +146,7 @@ class Objective:
                 weight = dynamic_weights(class_id, self.dynamic, c.loss.alpha)
             placed.append((points[index], origins[index], class_id, weight))
         targets = [ray_targets(*part, blocked, grid) for part in placed]
+        targets.append(prior_targets(blocked, c.rays, c.loss.free_prior))
         # One look-up for all frames: the gradient of a look-up is as large as the volume.
         features = rows.index_select(0, torch.cat([t.voxel for t in targets]))
         opacity, logits = self.model.head.opacity_and_logits(features)
@@ -150,7 +155,8 @@ class Objective:
             ray_loss(o, c, t, self.beta)
             for o, c, t in zip(opacity.split(sizes), logits.split(sizes), targets, strict=True)
         ]
-        return tuple(torch.stack(losses).mean() for losses in zip(*parts, strict=True))
+        opacity_losses, semantic_losses = zip(*parts, strict=True)
+        return torch.stack(opacity_losses[:-1]).mean(), torch.stack(semantic_losses[:-1]).mean(), opacity_losses[-1]
 
     def _view(self, frame: Adjacent, mirror: torch.Tensor) -> View:
         """Draw the cameras and labelled pixels of a frame that this step renders, and the voxels they can see."""

@@ -79,6 +79,22 @@ def ray_targets(
     )
 
 
+def prior_targets(blocked: torch.Tensor, count: int, weight: float) -> RayTargets:
+    """Voxels drawn at random that hold no LiDAR point, called free with a low weight.
+
+    The sky above the road returns nothing and is crossed by no labelled ray: without a word about it
+    the network fills it at will. The weight is low enough for rays to overrule it.
+    """
+    voxel = torch.randint(len(blocked), (count,), device=blocked.device)
+    voxel = voxel[~blocked[voxel]]
+    return RayTargets(
+        voxel,
+        torch.zeros(len(voxel), dtype=torch.bool, device=voxel.device),
+        torch.full_like(voxel, 255),
+        torch.full((len(voxel),), weight, device=voxel.device),
+    )
+
+
 def ray_loss(
     opacity_logit: torch.Tensor, logits: torch.Tensor, targets: RayTargets, beta: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ from gsrender_core.config import LossConfig
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.objective import Objective
 from gsrender_core.predictor import Predictor
-from gsrender_core.ray_supervision import flat_index, ray_targets
+from gsrender_core.ray_supervision import flat_index, prior_targets, ray_targets
 from gsrender_core.train import Trainer, learning_rate, split_scenes
 from gsrender_core.training_frames import TrainingFrames
 
@@ -108,6 +108,14 @@ def test_ray_targets_by_hand():
     everything_blocked = torch.ones(GRID.size, dtype=torch.bool)
     none_free = ray_targets(hits, origins, torch.tensor([4]), torch.tensor([1.0]), everything_blocked, GRID)
     assert none_free.occupied.all()
+
+
+def test_the_free_prior_never_speaks_of_voxels_that_hold_a_point():
+    blocked = torch.rand(100) < 0.5
+    targets = prior_targets(blocked, 5000, 0.2)
+    assert not blocked[targets.voxel].any() and not targets.occupied.any()
+    assert set(targets.voxel.tolist()) == set(torch.nonzero(~blocked).squeeze(1).tolist())
+    assert (targets.weight == 0.2).all() and (targets.class_id == 255).all()
 
 
 def test_labels_unproject_to_the_points_they_came_from():
