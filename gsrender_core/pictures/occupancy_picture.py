@@ -8,8 +8,8 @@ import numpy as np
 
 from gsrender_core.classes import CLASSES, FREE
 from gsrender_core.data.frame import Frame
-from gsrender_core.data.occ3d_labels import Occ3DLabels
-from gsrender_core.pictures.voxel_view import BACKGROUND, BIRDS_EYE, THIRD_PERSON, render_voxels
+from gsrender_core.data.occ3d_labels import OCC3D_GRID, Occ3DLabels
+from gsrender_core.pictures.voxel_view import BACKGROUND, BIRDS_EYE, THIRD_PERSON, View, render_voxels
 from gsrender_core.voxel_grid import OccupancyGrid
 
 WIDTH, GAP, TITLE = 1680, 14, 34  # px
@@ -42,37 +42,46 @@ def occupancy_picture(
     """
     title = title or f"{frame.scene or 'frame'}   {frame.token or frame.stamp_ns}"
     rows = [_headline(title), *_camera_rows(frame)]
-    views = [("prediction", prediction.semantics)]
+    grids = [("prediction", prediction)]
     if truth is not None:
         seen = truth.mask_camera > 0 if mask_truth else np.ones_like(truth.mask_camera, dtype=bool)
-        text = "ground truth, where a camera sees it" if mask_truth else "ground truth"
-        views.append((text, np.where(seen, truth.semantics, np.uint8(FREE))))
-    present = set(np.unique(np.concatenate([semantics.reshape(-1) for _, semantics in views])).tolist())
-    grid = prediction.grid
-    birds_eye = replace(BIRDS_EYE, span_m=max(n * grid.voxel_size_m for n in grid.shape[:2]))
-    if truth is None:
-        side = BIRDS_EYE.size[0] + 80
-        # As much of the far end as the narrower view beside a ground truth shows.
-        aspect = (WIDTH - 3 * GAP - side) / side * THIRD_PERSON.size[1] / THIRD_PERSON.size[0]
-        fov_deg = 2 * math.degrees(math.atan(math.tan(math.radians(THIRD_PERSON.fov_deg) / 2) * aspect))
-        wide = replace(THIRD_PERSON, size=(WIDTH - 3 * GAP - side, side), fov_deg=fov_deg)
-        above = replace(birds_eye, size=(side, side))
-        name, semantics = views[0]
-        panels = [
-            _titled(render_voxels(semantics, grid, wide), name),
-            _titled(render_voxels(semantics, grid, above), f"{name} from above, forward up"),
-        ]
-        rows += [_row(panels), _row([_legend(WIDTH - 2 * GAP, 3, present)])]
-    else:
-        third_person = replace(THIRD_PERSON, size=((WIDTH - 3 * GAP) // 2, THIRD_PERSON.size[1]))
-        rows.append(_row([_titled(render_voxels(s, grid, third_person), name) for name, s in views]))
-        above = [
-            _titled(render_voxels(s, grid, birds_eye), f"{name.split(',')[0]} from above, forward up")
-            for name, s in views
-        ]
-        legend = _legend(WIDTH - 4 * GAP - sum(p.shape[1] for p in above), 9, present)
-        rows.append(_row([*above, _titled(legend, "classes")]))
+        name = "ground truth, where a camera sees it" if mask_truth else "ground truth"
+        # A network may predict another volume than Occ3D's: each is drawn where it lies.
+        volume = prediction.grid if tuple(prediction.grid.shape) == truth.semantics.shape else OCC3D_GRID
+        grids.append((name, OccupancyGrid(np.where(seen, truth.semantics, np.uint8(FREE)), None, volume)))
+    present = set(np.concatenate([np.unique(grid.semantics) for _, grid in grids]).tolist())
+    rows += _alone(prediction, present) if truth is None else _side_by_side(grids, present)
     return np.concatenate([*rows, _blank(GAP, WIDTH)])
+
+
+def _alone(prediction: OccupancyGrid, present: set[int]) -> list[np.ndarray]:
+    """Rows of one grid: wide from behind, from above, legend below."""
+    side = BIRDS_EYE.size[0] + 80
+    width = WIDTH - 3 * GAP - side
+    # As much of the far end as the narrower view beside a ground truth shows.
+    aspect = width / side * THIRD_PERSON.size[1] / THIRD_PERSON.size[0]
+    fov_deg = 2 * math.degrees(math.atan(math.tan(math.radians(THIRD_PERSON.fov_deg) / 2) * aspect))
+    behind = _draw(prediction, replace(THIRD_PERSON, size=(width, side), fov_deg=fov_deg))
+    above = _draw(prediction, replace(BIRDS_EYE, size=(side, side)))
+    panels = [_titled(behind, "prediction"), _titled(above, "prediction from above, forward up")]
+    return [_row(panels), _row([_legend(WIDTH - 2 * GAP, 3, present)])]
+
+
+def _side_by_side(grids: list[tuple[str, OccupancyGrid]], present: set[int]) -> list[np.ndarray]:
+    """Rows of two grids: both from behind, both from above and the legend."""
+    view = replace(THIRD_PERSON, size=((WIDTH - 3 * GAP) // 2, THIRD_PERSON.size[1]))
+    behind = [_titled(_draw(grid, view), name) for name, grid in grids]
+    above = [_titled(_draw(grid, BIRDS_EYE), f"{name.split(',')[0]} from above, forward up") for name, grid in grids]
+    legend = _legend(WIDTH - 4 * GAP - sum(panel.shape[1] for panel in above), 9, present)
+    return [_row(behind), _row([*above, _titled(legend, "classes")])]
+
+
+def _draw(occupancy: OccupancyGrid, view: View) -> np.ndarray:
+    """One view; a parallel one shows the whole volume, at least the 80 m of Occ3D's."""
+    if view.fov_deg is None:
+        extent_m = 2 * max(abs(edge) for edge in (*occupancy.grid.min_m[:2], *occupancy.grid.max_m[:2]))
+        view = replace(view, span_m=max(view.span_m, extent_m))
+    return render_voxels(occupancy.semantics, occupancy.grid, view)
 
 
 def _blank(height: int, width: int) -> np.ndarray:

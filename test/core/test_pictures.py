@@ -191,3 +191,13 @@ def test_truth_no_camera_sees_is_left_out_unless_asked_for():
 
     assert (draw(semantics) == draw(empty())).all()
     assert (draw(semantics, mask_truth=False) != draw(empty(), mask_truth=False)).any()
+
+
+def test_a_truth_on_another_volume_is_drawn_where_it_lies():
+    semantics = np.full((200, 200, 16), FREE, np.uint8)
+    mask, free = np.ones_like(semantics), semantics.copy()
+    semantics[150:160, 100, 3] = 15
+    frame, prediction = frame_of(("CAM_FRONT",)), OccupancyGrid(empty(), None, GRID)
+    pictures = [occupancy_picture(frame, prediction, Occ3DLabels(s, mask, mask)) for s in (semantics, free)]
+    rows, columns = np.nonzero((pictures[0] != pictures[1]).any(axis=2))
+    assert (columns > WIDTH // 4).all() and len(rows) > 100  # in the views of the truth and its legend only
