@@ -87,7 +87,8 @@ def _eval(args) -> None:
         majority = majority_grid(training, range(len(training)))
     data = _dataset(args, predictor.image_size)
     result = evaluate(predictor, data, majority, not args.no_controls, _progress("sample"))
-    result |= {"checkpoint": str(args.checkpoint), "data": str(args.data)}
+    precision = str(predictor.precision).removeprefix("torch.")
+    result |= {"checkpoint": str(args.checkpoint), "data": str(args.data), "precision": precision}
     _write_json(args.json, result)
     rows = {"prediction": result, **result["controls"]}
     print(f"{'':16}{'mIoU':>8}{'RayIoU':>8}{'@1 m':>8}{'@2 m':>8}{'@4 m':>8}   {result['samples']} samples")
@@ -108,13 +109,15 @@ def _predictor(cls, args):
     from gsrender_core.checkpoint import default_checkpoint
 
     args.checkpoint = default_checkpoint() if args.checkpoint == "default" else args.checkpoint
-    return cls.load(args.checkpoint, args.device)
+    return cls.load(args.checkpoint, args.device, args.precision)
 
 
 def _to_bag(args) -> None:
     from gsrender_ros.nuscenes_to_bag import BagOptions, write_bag
 
-    options = BagOptions(scene=args.scene, layout=args.layout, storage=args.storage, images=args.images)
+    options = BagOptions(
+        scene=args.scene, layout=args.layout, storage=args.storage, images=args.images, sweeps=not args.no_sweeps
+    )
     logger.info("%s", write_bag(args.data, args.bag, options))
 
 
@@ -173,6 +176,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", required=True, metavar="DIR")
     p.add_argument("--limit", type=int, help="only the first samples")
 
+    for p in (commands.choices["eval"], commands.choices["predict"]):
+        p.add_argument("--precision", default="auto", help="auto (default), float32, bfloat16")
+
     p = command("to-bag", _to_bag, "Convert a scene of nuScenes-schema data to a rosbag2.")
     p.add_argument("data", metavar="DATA")
     p.add_argument("bag", metavar="BAG")
@@ -180,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--layout", choices=("gsrender", "nuscenes2bag"), default="gsrender")
     p.add_argument("--storage", choices=("mcap", "sqlite3"), default="mcap")
     p.add_argument("--images", choices=("jpeg", "raw"), default="jpeg")
+    p.add_argument("--no-sweeps", action="store_true", help="key frames only, even where the tables list sweeps")
 
     p = command("score", _score, "Score anybody's predictions: <token>.npz with 'semantics' uint8 [200, 200, 16].")
     p.add_argument("--pred", required=True, metavar="DIR")

@@ -35,6 +35,21 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """``auto``: bfloat16 where the device multiplies it in hardware (CUDA, CPUs with AMX), else float32.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if precision == "auto":
+        amx = getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False)
+        return torch.bfloat16 if device.type == "cuda" or amx else torch.float32
+    if precision not in names:
+        raise ValueError(f"unknown precision {precision!r}; use auto, float32 or bfloat16")
+    return names[precision]
+
+
 class Predictor:
     """A trained network ready for use.
 
@@ -42,25 +57,27 @@ class Predictor:
         image_size: (width, height) that frames must have; ``data.image_fit`` brings images there.
         grid: the volume that is predicted, in the ego frame of the frame's stamp.
         tau: opacity threshold of Eq. 7, from the checkpoint.
+        precision: of the network's arithmetic up to the voxel features; the head is float32.
         info: what the trainer recorded.
     """
 
-    def __init__(self, model: GSRender, info: dict | None = None, device: str = "auto"):
+    def __init__(self, model: GSRender, info: dict | None = None, device: str = "auto", precision: str = "auto"):
         self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
         self.model = fold_batch_norms(model).to(self.device)
         self.info = info or {}
 
     @classmethod
-    def load(cls, checkpoint: str | Path, device: str = "auto") -> "Predictor":
+    def load(cls, checkpoint: str | Path, device: str = "auto", precision: str = "auto") -> "Predictor":
         """Read a checkpoint.
 
         Raises:
-            FileNotFoundError, ValueError: as ``load_checkpoint`` and ``resolve_device``.
+            FileNotFoundError, ValueError: as ``load_checkpoint``, ``resolve_device``, ``resolve_precision``.
         """
         loaded = load_checkpoint(checkpoint)
-        return cls(loaded.model, loaded.info, device)
+        return cls(loaded.model, loaded.info, device, precision)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -86,7 +103,8 @@ class Predictor:
                 f"frame {frame.token or frame.stamp_ns} has {frame.image_size[0]}x{frame.image_size[1]} images, "
                 f"the network takes {self.image_size[0]}x{self.image_size[1]}; read it with that image_size"
             )
-        return self.model(CameraInput.from_frames([frame], self.device))[0]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            return self.model(CameraInput.from_frames([frame], self.device))[0].float()
 
     @torch.inference_mode()
     def __call__(self, frame: Frame, tau: float | None = None) -> OccupancyGrid:
