@@ -26,7 +26,6 @@ def occupancy_picture(
     prediction: OccupancyGrid,
     truth: Occ3DLabels | None = None,
     title: str = "",
-    mask_truth: bool = True,
 ) -> np.ndarray:
     """Draw cameras, prediction and, where known, ground truth.
 
@@ -35,22 +34,20 @@ def occupancy_picture(
         prediction: drawn whole.
         truth: drawn beside in the same view.
         title: headline; default scene and token.
-        mask_truth: leave out ground truth that no camera sees, which no prediction could know.
 
     Returns:
         uint8 [H, 1680, 3] RGB.
     """
     title = title or f"{frame.scene or 'frame'}   {frame.token or frame.stamp_ns}"
     rows = [_headline(title), *_camera_rows(frame)]
-    grids = [("prediction", prediction)]
-    if truth is not None:
-        seen = truth.mask_camera > 0 if mask_truth else np.ones_like(truth.mask_camera, dtype=bool)
-        name = "ground truth, where a camera sees it" if mask_truth else "ground truth"
+    present = set(np.unique(prediction.semantics).tolist())
+    if truth is None:
+        rows += _alone(prediction, present)
+    else:
         # A network may predict another volume than Occ3D's: each is drawn where it lies.
         volume = prediction.grid if tuple(prediction.grid.shape) == truth.semantics.shape else OCC3D_GRID
-        grids.append((name, OccupancyGrid(np.where(seen, truth.semantics, np.uint8(FREE)), None, volume)))
-    present = set(np.concatenate([np.unique(grid.semantics) for _, grid in grids]).tolist())
-    rows += _alone(prediction, present) if truth is None else _side_by_side(grids, present)
+        present |= set(np.unique(truth.semantics).tolist())
+        rows += _side_by_side(prediction, OccupancyGrid(truth.semantics, None, volume), truth.mask_camera == 0, present)
     return np.concatenate([*rows, _blank(GAP, WIDTH)])
 
 
@@ -67,21 +64,34 @@ def _alone(prediction: OccupancyGrid, present: set[int]) -> list[np.ndarray]:
     return [_row(panels), _row([_legend(WIDTH - 2 * GAP, 3, present)])]
 
 
-def _side_by_side(grids: list[tuple[str, OccupancyGrid]], present: set[int]) -> list[np.ndarray]:
-    """Rows of two grids: both from behind, both from above and the legend."""
+def _side_by_side(
+    prediction: OccupancyGrid, truth: OccupancyGrid, unseen: np.ndarray, present: set[int]
+) -> list[np.ndarray]:
+    """Rows of prediction and truth: both from behind, both from above and the legend.
+
+    Truth that no camera sees, which no prediction could know, is left out from behind, where it would hide the rest,
+    and pale from above.
+    """
     view = replace(THIRD_PERSON, size=((WIDTH - 3 * GAP) // 2, THIRD_PERSON.size[1]))
-    behind = [_titled(_draw(grid, view), name) for name, grid in grids]
-    above = [_titled(_draw(grid, BIRDS_EYE), f"{name.split(',')[0]} from above, forward up") for name, grid in grids]
+    seen = replace(truth, semantics=np.where(unseen, np.uint8(FREE), truth.semantics))
+    behind = [
+        _titled(_draw(prediction, view), "prediction"),
+        _titled(_draw(seen, view), "ground truth, where a camera sees it"),
+    ]
+    above = [
+        _titled(_draw(prediction, BIRDS_EYE), "prediction from above, forward up"),
+        _titled(_draw(truth, BIRDS_EYE, unseen), "ground truth; pale: no camera sees it"),
+    ]
     legend = _legend(WIDTH - 4 * GAP - sum(panel.shape[1] for panel in above), 9, present)
     return [_row(behind), _row([*above, _titled(legend, "classes")])]
 
 
-def _draw(occupancy: OccupancyGrid, view: View) -> np.ndarray:
+def _draw(occupancy: OccupancyGrid, view: View, pale: np.ndarray | None = None) -> np.ndarray:
     """One view; a parallel one shows the whole volume, at least the 80 m of Occ3D's."""
     if view.fov_deg is None:
         extent_m = 2 * max(abs(edge) for edge in (*occupancy.grid.min_m[:2], *occupancy.grid.max_m[:2]))
         view = replace(view, span_m=max(view.span_m, extent_m))
-    return render_voxels(occupancy.semantics, occupancy.grid, view)
+    return render_voxels(occupancy.semantics, occupancy.grid, view, pale=pale)
 
 
 def _blank(height: int, width: int) -> np.ndarray:

@@ -24,6 +24,7 @@ _TOP, _BOTTOM, _ALONG_X, _ALONG_Y = 1.0, 0.5, 0.8, 0.67
 _EDGE_WIDTH, _EDGE_DARKENING = 0.045, 0.24  # of a cube's side; share of light lost
 _OCCLUSION = 0.5  # share of light lost in a corner between three cubes
 _FADE_FROM_M, _FADE_TO_M, _FADE = 45.0, 130.0, 0.5
+_PALENESS = 0.65  # share of the background in a pale colour
 _MISS = 1e30
 
 
@@ -97,7 +98,9 @@ THIRD_PERSON = View((-42.0, 0.0, 30.0), (3.0, 0.0, -4.0), (816, 470), fov_deg=62
 BIRDS_EYE = View((0.0, 0.0, 100.0), (0.0, 0.0, 0.0), (440, 440), span_m=80.0)
 
 
-def render_voxels(semantics: np.ndarray, grid: VoxelGrid, view: View, car: bool = True) -> np.ndarray:
+def render_voxels(
+    semantics: np.ndarray, grid: VoxelGrid, view: View, car: bool = True, pale: np.ndarray | None = None
+) -> np.ndarray:
     """Draw occupied voxels as cubes in their class colours.
 
     Args:
@@ -105,6 +108,7 @@ def render_voxels(semantics: np.ndarray, grid: VoxelGrid, view: View, car: bool 
         grid: the volume.
         view: from where.
         car: also draw the own vehicle at the origin.
+        pale: bool [X, Y, Z], voxels to draw in pale colours.
 
     Returns:
         uint8 [H, W, 3] RGB.
@@ -120,12 +124,23 @@ def render_voxels(semantics: np.ndarray, grid: VoxelGrid, view: View, car: bool 
     occupied_z = (float(layers[0]), float(layers[-1] + 1)) if len(layers) else (0.0, 0.0)
     geometry = np.array([*grid.min_m, grid.voxel_size_m, *occupied_z, 1.0 / (view.focal_px * SUPERSAMPLING),
                          view.fov_deg is not None])  # fmt: skip
-    palette = np.concatenate([CLASS_COLORS, [CAR_COLOR, FLOOR, BACKGROUND]]).astype(np.float32)
+    # A pale voxel is its class's id behind FREE.
+    pale_colors = (1 - _PALENESS) * CLASS_COLORS + _PALENESS * np.array(BACKGROUND)
+    palette = np.concatenate([CLASS_COLORS, [BACKGROUND], pale_colors, [CAR_COLOR, FLOOR, BACKGROUND]])
+    if pale is not None:
+        semantics = np.where(pale & (semantics != FREE), semantics + np.uint8(FREE + 1), semantics)
     width, height = (n * SUPERSAMPLING for n in view.size)
     image = np.empty((height, width, 3), dtype=np.uint8)
     boxes = EGO_CAR if car else EGO_CAR[:0]
     with numba_threads():
-        _draw(np.ascontiguousarray(semantics), view.rays(SUPERSAMPLING), geometry, boxes, palette, image)
+        _draw(
+            np.ascontiguousarray(semantics),
+            view.rays(SUPERSAMPLING),
+            geometry,
+            boxes,
+            palette.astype(np.float32),
+            image,
+        )
     return cv2.resize(image, view.size, interpolation=cv2.INTER_AREA)
 
 

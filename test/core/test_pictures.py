@@ -180,17 +180,33 @@ def test_cameras_are_arranged_around_the_car():
     assert _arrangement(("CAM_BACK", "CAM_FRONT")) == [[None, 1, None], [None, 0, None]]
 
 
-def test_truth_no_camera_sees_is_left_out_unless_asked_for():
+def test_pale_voxels_are_between_their_colour_and_the_background():
+    semantics = empty()
+    semantics[5, 5, 3] = 3
+    pale = np.zeros(GRID.shape, bool)
+    pale[5, 5, 3] = True
+    u, v = ABOVE.project(np.array([[0.5, 0.5, 2.5]]))[0][0].astype(int)
+    full = render_voxels(semantics, GRID, ABOVE, car=False)[v, u].astype(float)
+    drawn = render_voxels(semantics, GRID, ABOVE, car=False, pale=pale)[v, u].astype(float)
+    assert np.array_equal(full, CLASS_COLORS[3])
+    np.testing.assert_allclose(drawn, 0.35 * full + 0.65 * np.array(BACKGROUND), atol=1)
+
+
+def test_truth_no_camera_sees_is_shown_from_above_only():
     semantics, mask = empty(), np.ones(GRID.shape, np.uint8)
     semantics[7, 2, 2] = 15
-    mask[7, 2, 2] = 0
     frame, prediction = frame_of(("CAM_FRONT",)), OccupancyGrid(empty(), None, GRID)
 
-    def draw(semantics, **options):
-        return occupancy_picture(frame, prediction, Occ3DLabels(semantics, mask, mask), **options)
+    def draw(semantics, mask):
+        return occupancy_picture(frame, prediction, Occ3DLabels(semantics, mask, mask))
 
-    assert (draw(semantics) == draw(empty())).all()
-    assert (draw(semantics, mask_truth=False) != draw(empty(), mask_truth=False)).any()
+    def changed_rows(picture):
+        return np.nonzero((picture != draw(empty(), mask)).any(axis=(1, 2)))[0]
+
+    seen, unseen = changed_rows(draw(semantics, mask)), changed_rows(draw(semantics, 1 - mask))
+    below = len(draw(empty(), mask)) - 500  # the views from above are the last 440 rows and their title
+    assert (unseen > below).any() and not (unseen < below).any()
+    assert (seen > below).any() and (seen < below).any()
 
 
 def test_a_truth_on_another_volume_is_drawn_where_it_lies():
