@@ -30,8 +30,8 @@ def bench_inference(quick: bool = False, checkpoint: Path | None = None) -> dict
         checkpoint: default the packaged one.
 
     Returns:
-        ``seed``, ``threads``, ``device``, ``parameters``, ``checkpoint`` and ``rows``: ``case``, ``ms``, ``share``
-        of the stages' sum; last the whole ``Predictor`` call, ``Frame`` to ``OccupancyGrid``.
+        ``seed``, ``threads``, ``device``, ``precision``, ``parameters``, ``checkpoint`` and ``rows``: ``case``, ``ms``,
+        ``share`` of the stages' sum; last the whole ``Predictor`` call, ``Frame`` to ``OccupancyGrid``.
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint is missing or not usable.
@@ -52,6 +52,7 @@ def bench_inference(quick: bool = False, checkpoint: Path | None = None) -> dict
         "seed": SEED,
         "threads": torch.get_num_threads(),
         "device": str(predictor.device),
+        "precision": str(predictor.precision).removeprefix("torch."),
         "parameters": sum(p.numel() for p in predictor.model.parameters()),
         "checkpoint": path.name,
         "rows": rows,
@@ -86,9 +87,11 @@ def _stages(predictor: Predictor, frame: Frame) -> list[float]:
         times.append(1e3 * (time.perf_counter() - start))
         return result
 
-    maps = timed(lambda: model.image_features(cameras.images))
-    lifted, _ = timed(lambda: model.lift(maps, cameras.Ks, cameras.T_ego_cam))
-    P = timed(lambda: model.encoder(lifted))
+    # As ``Predictor.features`` does.
+    with torch.autocast(predictor.device.type, torch.bfloat16, enabled=predictor.precision == torch.bfloat16):
+        maps = timed(lambda: model.image_features(cameras.images))
+        lifted, _ = timed(lambda: model.lift(maps, cameras.Ks, cameras.T_ego_cam))
+        P = timed(lambda: model.encoder(lifted).float())
     timed(lambda: model.occupancy(P[0]))
     return times
 
