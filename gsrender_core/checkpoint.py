@@ -56,6 +56,7 @@ def save_checkpoint(path: str | Path, model: GSRender, info: dict, dtype: torch.
     header = {"format": FORMAT, "version": made_with, "model": to_dict(model.config), "info": info}
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={_KEY: json.dumps(header)})
+    partial.chmod(0o644)  # safetensors makes files that only their owner may read
     partial.replace(path)
 
 

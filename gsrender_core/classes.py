@@ -46,6 +46,7 @@ IGNORE = 255  # a LiDAR point without a usable class: keeps its depth, carries n
 CLASS_NAMES: tuple[str, ...] = tuple(c.name for c in CLASSES)
 CLASS_COLORS = np.array([c.color for c in CLASSES], dtype=np.uint8)  # [K, 3] RGB
 DYNAMIC_IDS: tuple[int, ...] = tuple(c.id for c in CLASSES if c.dynamic)
+FLAT_IDS: tuple[int, ...] = (11, 12, 13, 14)  # driveable_surface, other_flat, sidewalk, terrain
 # RenderOcc's own list, kept to reproduce it: it holds barrier and misses the two-wheelers.
 RENDEROCC_DYNAMIC_IDS: tuple[int, ...] = (0, 1, 3, 4, 5, 7, 9, 10)
 

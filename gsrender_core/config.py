@@ -94,6 +94,7 @@ class LossConfig:
     depth_net: float = 0.5  # cross-entropy of the lift's depth distribution at the labels
     offset_drift: float = 1.0  # squared mean offset in voxels: keeps the lattice from sliding as one
     free_prior: float = 0.2  # voxels drawn at random are free unless a point lies in them: what no ray ever crosses
+    object_weight: float = 4.0  # opacity of hits on anything but flat ground, see ray_supervision.ray_loss
     ray: float = 1.0  # direct ray supervision: free before the label, occupied with its class at it
 
 

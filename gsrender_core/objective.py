@@ -152,8 +152,8 @@ class Objective:
         opacity, logits = self.model.head.opacity_and_logits(features)
         sizes = [len(t.voxel) for t in targets]
         parts = [
-            ray_loss(o, c, t, self.beta)
-            for o, c, t in zip(opacity.split(sizes), logits.split(sizes), targets, strict=True)
+            ray_loss(o, s, t, self.beta, c.loss.object_weight)
+            for o, s, t in zip(opacity.split(sizes), logits.split(sizes), targets, strict=True)
         ]
         opacity_losses, semantic_losses = zip(*parts, strict=True)
         return torch.stack(opacity_losses[:-1]).mean(), torch.stack(semantic_losses[:-1]).mean(), opacity_losses[-1]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from gsrender_core.classes import FLAT_IDS
 from gsrender_core.voxel_grid import VoxelGrid
 
 FREE_SAMPLES = 5  # a ray; with one hit each, about the share of observed voxels that are occupied
@@ -96,7 +97,11 @@ def prior_targets(blocked: torch.Tensor, count: int, weight: float) -> RayTarget
 
 
 def ray_loss(
-    opacity_logit: torch.Tensor, logits: torch.Tensor, targets: RayTargets, beta: torch.Tensor
+    opacity_logit: torch.Tensor,
+    logits: torch.Tensor,
+    targets: RayTargets,
+    beta: torch.Tensor,
+    object_weight: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Binary cross-entropy of the opacity over all samples, and class cross-entropy at the hits.
 
@@ -105,14 +110,22 @@ def ray_loss(
         logits: [S, K].
         targets: S statements.
         beta: [K] class balance.
+        object_weight: of the opacity at hits that are not flat ground. Where the ground is, the rig
+            tells; how far a wall or a car is, the image has to tell, and a surface that may be in any
+            of five voxels deserves none of them more than a fifth. The weight lifts such
+            surfaces to where one tau of Eq. 7 suits them and the ground.
     """
     if len(targets.voxel) == 0:
         return opacity_logit.sum() * 0, logits.sum() * 0
     entropy = F.binary_cross_entropy_with_logits(opacity_logit, targets.occupied.float(), reduction="none")
+    flat = torch.zeros_like(targets.occupied)
+    for ground in FLAT_IDS:
+        flat |= targets.class_id == ground
+    weight = torch.where(targets.occupied & ~flat, object_weight * targets.weight, targets.weight)
+    opacity = (entropy * weight).mean()
     known = targets.class_id < logits.shape[1]
     if not known.any():
-        return (entropy * targets.weight).mean(), logits.sum() * 0
+        return opacity, logits.sum() * 0
     target = targets.class_id[known]
     semantic = F.cross_entropy(logits[known], target, reduction="none")
-    semantic = (semantic * targets.weight[known] * beta[target]).sum() / beta[target].sum()
-    return (entropy * targets.weight).mean(), semantic
+    return opacity, (semantic * targets.weight[known] * beta[target]).sum() / beta[target].sum()

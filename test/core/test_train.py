@@ -11,7 +11,7 @@ from gsrender_core.config import LossConfig
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.objective import Objective
 from gsrender_core.predictor import Predictor
-from gsrender_core.ray_supervision import flat_index, prior_targets, ray_targets
+from gsrender_core.ray_supervision import RayTargets, flat_index, prior_targets, ray_loss, ray_targets
 from gsrender_core.train import Trainer, learning_rate, split_scenes
 from gsrender_core.training_frames import TrainingFrames
 
@@ -116,6 +116,17 @@ def test_the_free_prior_never_speaks_of_voxels_that_hold_a_point():
     assert not blocked[targets.voxel].any() and not targets.occupied.any()
     assert set(targets.voxel.tolist()) == set(torch.nonzero(~blocked).squeeze(1).tolist())
     assert (targets.weight == 0.2).all() and (targets.class_id == 255).all()
+
+
+def test_ray_loss_by_hand():
+    occupied = torch.tensor([True, True, False])
+    targets = RayTargets(torch.arange(3), occupied, torch.tensor([11, 4, 255]), torch.tensor([1.0, 0.5, 1.0]))
+    logit = torch.tensor([0.0, 0.0, 0.0])
+    classes = torch.zeros(3, 17)
+    opacity, semantic = ray_loss(logit, classes, targets, torch.ones(17), object_weight=4.0)
+    # ln 2 each: the road counts once, half a car four times, free space once.
+    assert opacity.item() == pytest.approx(np.log(2) * (1 + 2 + 1) / 3)
+    assert semantic.item() == pytest.approx(np.log(17) * (1 + 0.5) / 2)
 
 
 def test_labels_unproject_to_the_points_they_came_from():
