@@ -8,6 +8,7 @@ import torch
 
 from gsrender_core.checkpoint import load_checkpoint
 from gsrender_core.data.frame import Frame
+from gsrender_core.geometry import transform
 from gsrender_core.model.fold import fold_batch_norms
 from gsrender_core.model.gsrender import CameraInput, GSRender
 from gsrender_core.runtime import keep_freed_memory
@@ -48,6 +49,12 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     if precision not in names:
         raise ValueError(f"unknown precision {precision!r}; use auto, float32 or bfloat16")
     return names[precision]
+
+
+def _looking(yaw: float) -> np.ndarray:
+    """Rotation ego <- camera of a level camera that looks along ``yaw`` (0: forward)."""
+    c, s = np.cos(yaw), np.sin(yaw)
+    return np.array([[s, 0, c], [-c, 0, s], [0, -1, 0]])
 
 
 class Predictor:
@@ -105,6 +112,15 @@ class Predictor:
             )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
             return self.model(CameraInput.from_frames([frame], self.device))[0].float()
+
+    def warm_up(self, cameras: int) -> None:
+        """Predict once from black images of so many cameras: kernels and memory are then ready for the first frame."""
+        width, height = self.image_size
+        K = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1.0]])
+        looking = [transform(_looking(2 * np.pi * c / cameras), (0, 0, 1.5)) for c in range(cameras)]
+        images = np.zeros((cameras, 3, height, width), np.uint8)
+        names = tuple(f"camera {c}" for c in range(cameras))
+        self(Frame(images, np.stack([K] * cameras), np.stack(looking), np.eye(4), 0, names))
 
     @torch.inference_mode()
     def __call__(self, frame: Frame, tau: float | None = None) -> OccupancyGrid:

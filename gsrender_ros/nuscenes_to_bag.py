@@ -199,6 +199,10 @@ class _SceneWriter:
 
     def _image(self, record: SensorRecord) -> None:
         camera, stamp_ns = record.channel.lower(), record.stamp_ns
+        if self.layout.camera_info_topic:  # before its image, so that not even the first image lacks one
+            info = messages.camera_info(record.K, record.size, stamp_ns, camera)
+            topic = "/" + self.layout.camera_info_topic.format(camera=camera)
+            self._put(topic, "sensor_msgs/msg/CameraInfo", info, stamp_ns)
         image = read_image(record)  # also in jpeg mode: a broken or wrong-sized image must not enter a bag
         if self.options.images == "jpeg":
             image_format = "png" if record.filename.suffix.lower() == ".png" else "jpeg"
@@ -210,10 +214,6 @@ class _SceneWriter:
             message = messages.raw_image(pixels, encoding, stamp_ns, camera)
             topic, kind = self.layout.raw_topic, "sensor_msgs/msg/Image"
         self._put("/" + topic.format(camera=camera), kind, message, stamp_ns)
-        if self.layout.camera_info_topic:
-            info = messages.camera_info(record.K, record.size, stamp_ns, camera)
-            topic = "/" + self.layout.camera_info_topic.format(camera=camera)
-            self._put(topic, "sensor_msgs/msg/CameraInfo", info, stamp_ns)
 
     def _sweep(self, record: SensorRecord) -> None:
         points = read_sweep(record.filename)

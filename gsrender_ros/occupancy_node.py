@@ -58,6 +58,7 @@ class OccupancyNode(Node):
 
         self._create_transforms(calibration)
         cameras = camera_names(self.settings)
+        self.predictor.warm_up(len(cameras))  # else the first frames wait for seconds
         self.sync = CameraSync(cameras, self.settings, self.statistics, self.get_clock())
         self.worker = InferenceWorker(self._process, self.statistics, self.get_logger())
         self.sync.on_set = self.worker.submit

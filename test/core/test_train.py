@@ -194,6 +194,7 @@ def test_predictor_refuses_frames_of_another_size(tmp_path):
     wrong = dataclasses.replace(frame, images=frame.images[..., :64], labels=None)
     with pytest.raises(ValueError, match="64x64 images, the network takes 96x64"):
         predictor(wrong)
+    predictor.warm_up(4)
     with pytest.raises(ValueError, match="unknown precision"):
         Predictor(GSRender(small_training().model), device="cpu", precision="half")
     with pytest.raises(ValueError, match="unknown device"):
