@@ -41,10 +41,10 @@ def _write_json(path: str | None, result: dict) -> None:
         target.write_text(json.dumps(without_nan(result), indent=2, allow_nan=False) + "\n")
 
 
-def _dataset(args, image_size: tuple[int, int]):
+def _dataset(args, image_size: tuple[int, int], label_options=None):
     from gsrender_core.data.nuscenes import NuScenes
 
-    return NuScenes(Path(args.data), image_size=image_size, scenes=args.scenes)
+    return NuScenes(Path(args.data), image_size=image_size, scenes=args.scenes, label_options=label_options)
 
 
 def _world(args) -> None:
@@ -66,12 +66,14 @@ def _train(args) -> None:
     import dataclasses
 
     from gsrender_core.config import TrainConfig, load_train_config
+    from gsrender_core.data.lidar_labels import LabelOptions
     from gsrender_core.train import Trainer
 
     config = TrainConfig() if args.config == "default" else load_train_config(args.config)
     if args.steps is not None:
         config = dataclasses.replace(config, steps=args.steps)
-    best = Trainer(config, _dataset(args, config.model.image_size), Path(args.out), args.device).run(args.resume)
+    data = _dataset(args, config.model.image_size, LabelOptions(drop_occluded=config.drop_occluded))
+    best = Trainer(config, data, Path(args.out), args.device).run(args.resume)
     logger.info("done: %s", best)
 
 

@@ -119,6 +119,7 @@ class TrainConfig:
     render_every: int = 1  # steps between rendered ones; the other losses act in every step
     render_cameras: int = 2  # cameras rendered a frame and step, drawn at random; 0: all of them
     rays: int = 8192  # labels used by the direct ray supervision a frame and step
+    drop_occluded: bool = True  # labels that the LiDAR sees over something which hides them from the camera
     rare_boost: float = 0.5  # labels are drawn with probability ~ (labels of their class in the frame) ** -rare_boost
     bev_flip: bool = True
     freeze_norm_at: float = 0.6  # share of the steps after which batch norms keep their statistics (batch 1 is noisy)

@@ -18,7 +18,7 @@ from gsrender_core.losses import (
 )
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.ray_compensation import compensate_features, compensate_gaussians, without
-from gsrender_core.ray_supervision import flat_index, prior_targets, ray_loss, ray_targets
+from gsrender_core.ray_supervision import flat_index, neighbourhood, prior_targets, ray_loss, ray_targets
 from gsrender_core.render import Cameras, Pixels, render_pixels
 from gsrender_core.training_frames import FrameLabels, TrainingFrames
 
@@ -144,8 +144,13 @@ class Objective:
             weight = torch.ones(len(index), device=P.device)
             if number > 0:
                 weight = dynamic_weights(class_id, self.dynamic, c.loss.alpha)
+            else:
+                moving = inside & (dynamic_weights(frame.labels.class_id, self.dynamic, 0.0) == 0)
+                around_moving = neighbourhood(voxel[moving], grid)
             placed.append((points[index], origins[index], class_id, weight))
-        targets = [ray_targets(*part, blocked, grid) for part in placed]
+        # What stands here now may have left by the adjacent frame: its rays must not call it free.
+        masks = [blocked] + [blocked | around_moving] * (len(placed) - 1)
+        targets = [ray_targets(*part, mask, grid) for part, mask in zip(placed, masks, strict=True)]
         targets.append(prior_targets(blocked, c.rays, c.loss.free_prior))
         # One look-up for all frames: the gradient of a look-up is as large as the volume.
         features = rows.index_select(0, torch.cat([t.voxel for t in targets]))

@@ -40,6 +40,13 @@ def flat_index(points: torch.Tensor, grid: VoxelGrid) -> tuple[torch.Tensor, tor
     return (index[..., 0] * grid.shape[1] + index[..., 1]) * grid.shape[2] + index[..., 2], inside
 
 
+def neighbourhood(voxels: torch.Tensor, grid: VoxelGrid) -> torch.Tensor:
+    """Mask bool [X * Y * Z] of the given voxels (flat indices) and all 26 around each."""
+    mask = torch.zeros(grid.size, device=voxels.device)
+    mask[voxels] = 1.0
+    return F.max_pool3d(mask.view(1, 1, *grid.shape), 3, 1, 1).view(-1) > 0
+
+
 def ray_targets(
     hits: torch.Tensor,
     origins: torch.Tensor,
@@ -118,12 +125,11 @@ def ray_loss(
     if len(targets.voxel) == 0:
         return opacity_logit.sum() * 0, logits.sum() * 0
     entropy = F.binary_cross_entropy_with_logits(opacity_logit, targets.occupied.float(), reduction="none")
-    flat = torch.zeros_like(targets.occupied)
-    for ground in FLAT_IDS:
-        flat |= targets.class_id == ground
-    weight = torch.where(targets.occupied & ~flat, object_weight * targets.weight, targets.weight)
-    opacity = (entropy * weight).mean()
     known = targets.class_id < logits.shape[1]
+    objects = known.clone()  # hits without a class may be road: they keep their weight
+    for ground in FLAT_IDS:
+        objects &= targets.class_id != ground
+    opacity = (entropy * torch.where(objects, object_weight * targets.weight, targets.weight)).mean()
     if not known.any():
         return opacity, logits.sum() * 0
     target = targets.class_id[known]

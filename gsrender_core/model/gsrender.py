@@ -88,7 +88,8 @@ class GSRender(nn.Module):
         depth_logits, context = self.depth_net(self.neck(maps), Ks.flatten(0, 1))
         depth_logits = depth_logits.float()
         probability = torch.softmax(depth_logits, dim=1)
-        lifted = self.view(context.float().unflatten(0, (B, C)), probability.unflatten(0, (B, C)), Ks, T_ego_cam)
+        with torch.autocast(Ks.device.type, enabled=False):  # geometry in bfloat16 misses voxels by half a metre
+            lifted = self.view(context.float().unflatten(0, (B, C)), probability.unflatten(0, (B, C)), Ks, T_ego_cam)
         return lifted, depth_logits.unflatten(0, (B, C))
 
     def gaussians(self, P: torch.Tensor, voxels: torch.Tensor | None = None) -> Gaussians:

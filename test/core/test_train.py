@@ -11,7 +11,7 @@ from gsrender_core.config import LossConfig
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.objective import Objective
 from gsrender_core.predictor import Predictor
-from gsrender_core.ray_supervision import RayTargets, flat_index, prior_targets, ray_loss, ray_targets
+from gsrender_core.ray_supervision import RayTargets, flat_index, neighbourhood, prior_targets, ray_loss, ray_targets
 from gsrender_core.train import Trainer, learning_rate, split_scenes
 from gsrender_core.training_frames import TrainingFrames
 
@@ -116,6 +116,14 @@ def test_the_free_prior_never_speaks_of_voxels_that_hold_a_point():
     assert not blocked[targets.voxel].any() and not targets.occupied.any()
     assert set(targets.voxel.tolist()) == set(torch.nonzero(~blocked).squeeze(1).tolist())
     assert (targets.weight == 0.2).all() and (targets.class_id == 255).all()
+
+
+def test_the_neighbourhood_of_a_voxel_is_its_cube_of_27_cut_at_the_border():
+    inner = (5 * GRID.shape[1] + 6) * GRID.shape[2] + 3
+    mask = neighbourhood(torch.tensor([inner]), GRID).view(GRID.shape)
+    assert mask.sum() == 27 and mask[4:7, 5:8, 2:5].all()
+    assert neighbourhood(torch.tensor([0]), GRID).sum() == 8
+    assert neighbourhood(torch.zeros(0, dtype=torch.int64), GRID).sum() == 0
 
 
 def test_ray_loss_by_hand():
