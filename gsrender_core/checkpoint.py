@@ -46,9 +46,13 @@ def save_checkpoint(path: str | Path, model: GSRender, info: dict, dtype: torch.
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
-        name: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
+        # Statistics stay in full precision: variances outgrow float16.
+        name: (value.to(dtype) if value.is_floating_point() and "running_" not in name else value).cpu().contiguous()
         for name, value in model.state_dict().items()
     }
+    for name, value in tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"weight {name!r} is not finite; {path} is not written")
     try:
         made_with = version("gsrender_ros")
     except PackageNotFoundError:
@@ -111,4 +115,4 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
     if surplus:
         raise ValueError(f"{path} holds {len(surplus)} weights that its configuration does not know, as {surplus[0]!r}")
     model.load_state_dict({name: weights[name].to(value.dtype) for name, value in wanted.items()})
-    return Checkpoint(model.to(device).eval(), header["info"])
+    return Checkpoint(model.to(device).eval(), header.get("info", {}))

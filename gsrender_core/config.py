@@ -95,7 +95,7 @@ class LossConfig:
     offset_drift: float = 1.0  # squared mean offset in voxels: keeps the lattice from sliding as one
     free_prior: float = 0.2  # voxels drawn at random are free unless a point lies in them: what no ray ever crosses
     object_weight: float = 4.0  # opacity of hits on anything but flat ground, see ray_supervision.ray_loss
-    ray: float = 1.0  # direct ray supervision: free before the label, occupied with its class at it
+    ray: float = 1.0  # direct ray supervision, the free prior included; 0 leaves what the paper has
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,16 @@ class TrainConfig:
     checkpoint_every: int = 500
     cache_gb: float = 8.0  # memory for the features of a frozen backbone; beyond it they are computed again
     seed: int = 0
+
+    def __post_init__(self):
+        for name, choices in (("schedule", ("cosine", "linear")), ("compensation", ("features", "logits", "none"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is none of {', '.join(choices)}")
+        for name in ("steps", "batch", "render_every", "validate_every", "checkpoint_every", "pixels", "rays"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} must be 1 or more")
+        if 0 in self.adjacent or 0 in self.ray_adjacent:
+            raise ValueError("adjacent frames: k = 0 is the frame itself; use -2, -1, 1, 2, ...")
 
 
 def from_dict(cls, values: dict, where: str = ""):

@@ -22,6 +22,8 @@ from gsrender_core.ray_supervision import flat_index, neighbourhood, prior_targe
 from gsrender_core.render import Cameras, Pixels, render_pixels
 from gsrender_core.training_frames import FrameLabels, TrainingFrames
 
+RAY_FRAMES = 2  # adjacent frames whose labels a step's direct ray supervision reads
+
 
 @dataclass
 class Adjacent:
@@ -75,7 +77,7 @@ class Objective:
         current = Adjacent(labels, torch.eye(4, device=P.device))
         # The view of everything below is mirrored with the volume: T_curr' = S T_curr S for frames, S T for cameras.
         if w.ray > 0:
-            others = [a for k in self._choose(c.ray_adjacent, 2) if (a := self._adjacent(i, k, labels)) is not None]
+            others = self._adjacent_frames(i, c.ray_adjacent, RAY_FRAMES, labels)
             opacity, semantic, prior = self._rays(P, [current, *others], mirror)
             terms["ray_opacity"], terms["ray_semantic"] = w.ray * opacity, w.ray * semantic
             terms["free_prior"] = w.ray * prior
@@ -85,12 +87,11 @@ class Objective:
             centers = self.model.centers[view.voxels]
             terms["drift"] = w.offset_drift * offset_drift_loss(gaussians.means, centers, c.model.grid.voxel_size_m)
             terms |= self._rendered("", gaussians, view, None)
-            for k in self._choose(c.adjacent, 1) if c.compensation != "none" else []:
-                adjacent = self._adjacent(i, k, labels)
-                if adjacent is not None:  # at a scene's end the term is skipped, never made up
-                    view = self._view(adjacent, mirror)
-                    seen = self._compensated(P, view.voxels, mirror @ adjacent.T_curr_adj @ mirror)
-                    terms |= self._rendered("adj_", seen, view, w.alpha)
+            # At a scene's end without such a frame the term is skipped, never made up.
+            for adjacent in self._adjacent_frames(i, c.adjacent, 1, labels) if c.compensation != "none" else []:
+                view = self._view(adjacent, mirror)
+                seen = self._compensated(P, view.voxels, mirror @ adjacent.T_curr_adj @ mirror)
+                terms |= self._rendered("adj_", seen, view, w.alpha)
             with torch.no_grad():
                 offset = (gaussians.means - centers) / c.model.grid.voxel_size_m
                 terms["_offset_mean"] = offset.mean(0).norm()
@@ -105,18 +106,16 @@ class Objective:
             S[0, 0], S[1, 1] = (1 - 2 * torch.randint(0, 2, (2,))).tolist()
         return S
 
-    @staticmethod
-    def _choose(candidates: tuple[int, ...], count: int) -> list[int]:
-        """At most ``count`` of the candidates, at random."""
-        return [candidates[j] for j in torch.randperm(len(candidates))[:count].tolist()]
-
-    def _adjacent(self, i: int, k: int, labels: FrameLabels) -> Adjacent | None:
-        j = self.frames.dataset.adjacent(i, k)
-        if j is None:
-            return None
-        other = self.frames.labels(j)
-        T = inverse(labels.T_global_ego) @ other.T_global_ego
-        return Adjacent(other, torch.from_numpy(T.astype(np.float32)).to(self.frames.device))
+    def _adjacent_frames(self, i: int, ks: tuple[int, ...], count: int, labels: FrameLabels) -> list[Adjacent]:
+        """At most ``count`` of the frames i + k that exist, at random."""
+        existing = [j for k in ks if (j := self.frames.dataset.adjacent(i, k)) is not None]
+        chosen = [existing[n] for n in torch.randperm(len(existing))[:count].tolist()]
+        result = []
+        for j in chosen:
+            other = self.frames.labels(j)
+            T = inverse(labels.T_global_ego) @ other.T_global_ego
+            result.append(Adjacent(other, torch.from_numpy(T.astype(np.float32)).to(self.frames.device)))
+        return result
 
     def _depth_net(self, depth_logits: torch.Tensor, labels: FrameLabels) -> torch.Tensor:
         index = labels.sample(self.config.rays)

@@ -13,7 +13,7 @@ import yaml
 
 from gsrender_core.checkpoint import save_checkpoint
 from gsrender_core.config import TrainConfig, to_dict
-from gsrender_core.evaluate import sweep_tau
+from gsrender_core.evaluate import sweep_tau, without_nan
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.objective import Objective
 from gsrender_core.predictor import resolve_device
@@ -45,10 +45,8 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     if config.schedule == "cosine":
         shape = 0.5 * (1 + math.cos(math.pi * progress))
-    elif config.schedule == "linear":
-        shape = 1 - progress
     else:
-        raise ValueError(f"unknown schedule {config.schedule!r}; known: cosine, linear")
+        shape = 1 - progress
     return config.learning_rate * (0.01 + 0.99 * shape)
 
 
@@ -76,21 +74,22 @@ class Trainer:
         held_out = [i for scene in self.validation_scenes for i in dataset.indices_of(scene)]
         stride = max(1, len(held_out) // max(1, config.validation_frames))
         self.validation = held_out[::stride][: config.validation_frames]
-        self.step, self.best, self.seconds = 0, -1.0, 0.0
+        self.step, self.best, self.seconds, self.tau = 0, -1.0, 0.0, config.model.tau
 
     def run(self, resume: bool = False) -> Path:
         """Train to ``config.steps`` and return the best checkpoint's path.
 
         Raises:
             FileExistsError: the folder already holds a run and ``resume`` is False.
+            FileNotFoundError: nothing to resume.
         """
         resume_file = self.out / "resume.pt"
-        if resume_file.exists():
-            if not resume:
-                raise FileExistsError(
-                    f"{self.out} already holds a run; continue it with --resume or choose another --out"
-                )
+        if resume:
+            if not resume_file.exists():
+                raise FileNotFoundError(f"{resume_file} does not exist: nothing to resume; start without --resume")
             self._load(resume_file)
+        elif (self.out / "log.jsonl").exists():
+            raise FileExistsError(f"{self.out} already holds a run; continue it with --resume or choose another --out")
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "config.yaml").write_text(yaml.safe_dump(to_dict(self.config), sort_keys=False))
         logger.info(
@@ -147,7 +146,9 @@ class Trainer:
     def _frame_index(self, draw: int) -> int:
         """A permutation of the training frames each epoch."""
         epoch, position = divmod(draw, len(self.indices))
-        order = torch.randperm(len(self.indices), generator=torch.Generator().manual_seed(self.config.seed + epoch))
+        order = torch.randperm(
+            len(self.indices), generator=torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+        )
         return self.indices[int(order[position])]
 
     @torch.no_grad()
@@ -176,20 +177,18 @@ class Trainer:
             logger.info("step %d: no ground truth in the validation scenes; keeping the last weights", self.step)
             self._checkpoint("best.safetensors", None)
             return
-        tau, metrics = max(curve.items(), key=lambda item: item[1]["rayiou"])
-        self._append({"step": self.step, "validation": {str(t): m for t, m in curve.items()}, "tau": tau})
+        curve = without_nan(curve)
+        self.tau, metrics = max(curve.items(), key=lambda item: item[1]["rayiou"] or 0.0)
+        self._append({"step": self.step, "validation": {str(t): m for t, m in curve.items()}, "tau": self.tau})
         logger.info(
-            "step %d validation: RayIoU %.4f mIoU %.4f at tau %.2f", self.step, metrics["rayiou"], metrics["miou"], tau
+            "step %d validation: RayIoU %s mIoU %s at tau %.2f", self.step, metrics["rayiou"], metrics["miou"], self.tau
         )
-        if metrics["rayiou"] > self.best:
-            self.best = metrics["rayiou"]
-            self._checkpoint("best.safetensors", {"tau": tau, **metrics})
+        if (metrics["rayiou"] or 0.0) > self.best:
+            self.best = metrics["rayiou"] or 0.0
+            self._checkpoint("best.safetensors", {"tau": self.tau, **metrics})
 
     def _checkpoint(self, name: str, validation: dict | None) -> None:
-        config = self.config.model
-        if validation is not None:
-            config = dataclasses.replace(config, tau=validation["tau"])
-        self.ema.config = config
+        self.ema.config = dataclasses.replace(self.config.model, tau=self.tau)
         info = {
             "steps": self.step,
             "seconds": round(self.seconds, 1),
@@ -213,6 +212,7 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "seconds": self.seconds,
+            "tau": self.tau,
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -232,5 +232,9 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.step, self.best, self.seconds, self.tau = (state[k] for k in ("step", "best", "seconds", "tau"))
+        mine = to_dict(self.config)
+        changed = [k for k in mine if stored.get(k) != mine[k]]
+        if changed:
+            logger.warning("resumed with other settings than before: %s", ", ".join(changed))
         logger.info("resumed at step %d", self.step)

@@ -73,10 +73,13 @@ class TrainingFrames:
         if i not in self._labels:
             self._labels[i] = self._to_labels(frame)
         maps = self.model.image_features(torch.from_numpy(frame.images)[None].to(self.device))
-        if self.model.backbone.frozen and self._used < self.budget:
-            self._maps[i] = [m.to("cpu", torch.bfloat16) for m in maps]
-            self._used += sum(m.numel() * 2 for m in self._maps[i])
-        return maps
+        if not self.model.backbone.frozen:
+            return maps
+        maps = [m.to(torch.bfloat16) for m in maps]  # also what is not kept: a frame looks the same on every visit
+        if self._used < self.budget:
+            self._maps[i] = [m.cpu() for m in maps]
+            self._used += sum(m.numel() * 2 for m in maps)
+        return [m.float() for m in maps]
 
     def _to_labels(self, frame: Frame) -> FrameLabels:
         labels = frame.labels

@@ -112,7 +112,7 @@ class GSRender(nn.Module):
     def opacity_and_logits(self, P: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Opacity before the sigmoid [X, Y, Z] and logits [X, Y, Z, K] of one frame's P: what Eq. 7 reads.
 
-        In chunks that stay in the processor's cache; without gradients.
+        In chunks that stay in the processor's cache.
         """
         rows = P.permute(1, 2, 3, 0).reshape(-1, P.shape[0])
         parts = [self.head.opacity_and_logits(chunk) for chunk in rows.split(_ROWS)]

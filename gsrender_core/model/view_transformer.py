@@ -84,7 +84,7 @@ class Projection(nn.Module):
         axes = [lo + (torch.arange(n) + 0.5) * s for lo, n, s in zip(grid.min_m, self.shape, size, strict=True)]
         centers = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3).float()
         self.register_buffer("centers", centers, persistent=False)
-        # Half the diagonal footprint of a voxel along a horizontal ray: how far from its centre a ray may end.
+        # Half a voxel's edge: how far from its centre a ray may end.
         self.reach_m = 0.5 * size[0]
         self.extra_channels = 2
 

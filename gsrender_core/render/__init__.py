@@ -4,12 +4,16 @@
 CUDA. All follow the semantics of gsplat 1.5.3 (see ``RenderSettings``).
 """
 
+import logging
+
 import torch
 
 from gsrender_core.gaussians import Gaussians
 from gsrender_core.render.interface import Cameras, Pixels, Rendered, RenderSettings, check_inputs
 
 __all__ = ["BACKENDS", "Cameras", "Pixels", "RenderSettings", "Rendered", "render_maps", "render_pixels"]
+
+logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "torch", "numba", "gsplat")
 
@@ -31,7 +35,8 @@ def render_pixels(
         cameras: C cameras, on the Gaussians' device.
         pixels: M positions, on the Gaussians' device; M may be 0.
         settings: compositing constants; default gsplat 1.5.3's with near 0.5 m and far 100 m.
-        backend: one of ``BACKENDS``; "auto" takes gsplat for CUDA tensors, else numba.
+        backend: one of ``BACKENDS``; "auto" takes gsplat for CUDA tensors (torch where its kernels cannot be
+            compiled), else numba.
 
     Returns:
         logits [M, K], depth [M] metres, alpha [M], in the order of ``pixels``.
@@ -77,6 +82,13 @@ def _resolve(backend: str, device: torch.device) -> str:
     """Name of the renderer that ``backend`` means for tensors on ``device``."""
     if backend not in BACKENDS:
         raise ValueError(f"unknown render backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    if backend == "auto" and device.type == "cuda":
+        from gsrender_core.render.gsplat_renderer import kernels_available
+
+        if kernels_available():
+            return "gsplat"
+        logger.warning("no CUDA toolkit to compile gsplat's kernels with: the much slower torch renderer is used")
+        return "torch"
     if backend == "auto":
-        return "gsplat" if device.type == "cuda" else "numba"
+        return "numba"
     return backend

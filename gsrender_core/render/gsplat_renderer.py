@@ -1,5 +1,7 @@
 """The CUDA renderer: whole images through gsplat 1.5.3's kernels, sampled at the listed pixels."""
 
+import importlib.util
+
 import torch
 
 from gsrender_core.gaussians import Gaussians
@@ -7,6 +9,15 @@ from gsrender_core.render.interface import Cameras, Pixels, Rendered, RenderSett
 
 # Compiled into gsplat 1.5.3's kernels (1.6.0 caps at 0.99).
 _COMPILED = {"alpha_min": 1.0 / 255.0, "alpha_max": 0.999, "transmittance_min": 1e-4}
+
+
+def kernels_available() -> bool:
+    """Whether gsplat can render here: a CUDA device, and kernels that are compiled or a CUDA toolkit to compile them."""
+    if not torch.cuda.is_available():
+        return False
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    return CUDA_HOME is not None or importlib.util.find_spec("gsplat.csrc") is not None
 
 
 def render_pixels_gsplat(gaussians: Gaussians, cameras: Cameras, pixels: Pixels, settings: RenderSettings) -> Rendered:
@@ -19,9 +30,13 @@ def render_pixels_gsplat(gaussians: Gaussians, cameras: Cameras, pixels: Pixels,
         RuntimeError: no CUDA device, or the Gaussians are not on it.
         ValueError: settings that gsplat's kernels do not have.
     """
-    maps = render_maps_gsplat(gaussians, cameras, settings)
+    used, camera = torch.unique(pixels.camera, return_inverse=True)
+    if len(used) == 0:
+        used = pixels.camera.new_zeros(1)  # nothing to sample, yet the result stays connected to its inputs
+    chosen = Cameras(cameras.viewmats[used], cameras.Ks[used], cameras.width, cameras.height)
+    maps = render_maps_gsplat(gaussians, chosen, settings)
     planes = torch.cat((maps.logits, maps.depth[..., None], maps.alpha[..., None]), dim=-1)
-    sampled = sample_bilinear(planes, pixels)
+    sampled = sample_bilinear(planes, Pixels(camera, pixels.uv))
     return Rendered(sampled[:, :-2], sampled[:, -2], sampled[:, -1])
 
 

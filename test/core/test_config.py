@@ -25,6 +25,10 @@ def test_nested_overrides_keep_every_other_default():
         ({"steps": "many"}, "steps: expected int"),
         ({"steps": True}, "steps: expected int"),
         ({"model": {"image_size": [704]}}, "expected 2 values"),
+        ({"compensation": "off"}, "compensation: 'off' is none of features, logits, none"),
+        ({"schedule": "step"}, "schedule: 'step' is none of"),
+        ({"render_every": 0}, "render_every: 0 must be 1 or more"),
+        ({"adjacent": [0, 1]}, "k = 0 is the frame itself"),
         ({"model": 3}, "model: expected keys and values"),
     ],
 )
