@@ -12,7 +12,7 @@ _COMPILED = {"alpha_min": 1.0 / 255.0, "alpha_max": 0.999, "transmittance_min": 
 
 
 def kernels_available() -> bool:
-    """Whether gsplat can render here: a CUDA device, and kernels that are compiled or a CUDA toolkit to compile them."""
+    """Whether gsplat can render here: CUDA, and kernels that are compiled or a CUDA toolkit to compile them with."""
     if not torch.cuda.is_available():
         return False
     from torch.utils.cpp_extension import CUDA_HOME
