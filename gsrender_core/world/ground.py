@@ -36,7 +36,8 @@ def _bilinear(h, fx, fy):
     j = int(fy)
     u = fx - i
     v = fy - j
-    return (h[i, j] * (1 - u) + h[i + 1, j] * u) * (1 - v) + (h[i, j + 1] * (1 - u) + h[i + 1, j + 1] * u) * v
+    i0, i1, j0, j1 = np.uintp(i), np.uintp(i + 1), np.uintp(j), np.uintp(j + 1)  # unsigned: none counts from the end
+    return (h[i0, j0] * (1 - u) + h[i1, j0] * u) * (1 - v) + (h[i0, j1] * (1 - u) + h[i1, j1] * u) * v
 
 
 @kernel
@@ -55,8 +56,11 @@ def nearest_cell(ground, x, y):
 
 
 @kernel
-def trace_ground(ground, ox, oy, oz, dx, dy, dz, t_max):
-    """Range to the height field, or NO_HIT. Marches by the clearance, then narrows the crossing down."""
+def trace_ground(ground, above, ox, oy, oz, dx, dy, dz, t_max):
+    """Range to the height field, or NO_HIT. Marches by the clearance, then narrows the crossing down.
+
+    ``above`` is the origin's height over the ground [m], 0 or more; many rays share it.
+    """
     heights = ground.height  # taken out of the tuple once: each access costs reference counting
     px, py = (ox - ground.x0) / ground.res, (oy - ground.y0) / ground.res
     qx, qy = dx / ground.res, dy / ground.res
@@ -64,9 +68,8 @@ def trace_ground(ground, ox, oy, oz, dx, dy, dz, t_max):
     # A clearance c cannot be used up faster than by the ray's descent plus the ground's rise (12 %);
     # where the ground is steeper (curbs, banks) the step overshoots and the crossing is bracketed.
     closing = max(-dz + 0.12 * horizontal, 0.02)
-    t = 0.0
-    before_t = 0.0
-    before = 1.0
+    before_t, before = 0.0, above
+    t = max(above / closing, 0.02)
     for _ in range(160):
         clearance = oz + t * dz - _bilinear(heights, px + t * qx, py + t * qy)
         if clearance < 0.0:

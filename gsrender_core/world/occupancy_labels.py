@@ -4,6 +4,8 @@ Grid (Occ3D): ego frame at the LiDAR stamp, x and y in [-40, 40] m, z in [-1, 5.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,9 +44,11 @@ PAINT_ORDER = (
 
 
 @kernel
-def _paint_ground(ground, T, lookup, labels, lowest):
-    """Label every voxel that the ground's surface passes through; ``lowest`` [X, Y] is the deepest of a column."""
-    votes = np.zeros((16, 18), np.int32)
+def _paint_ground(ground, T, lookup, votes, labels, lowest):
+    """Label every voxel that the ground's surface passes through; ``lowest`` [X, Y] is the deepest of a column.
+
+    ``votes`` int32 [16, 18] is scratch memory: samples of a column by layer and class.
+    """
     step = VOXEL_M / GROUND_SAMPLES
     for i in range(labels.shape[0]):
         for j in range(labels.shape[1]):
@@ -74,25 +78,31 @@ def _paint_ground(ground, T, lookup, labels, lowest):
                         labels[i, j, k] = c
 
 
+class _Extents(NamedTuple):
+    """Where in the grid N solids can lie, and by how much they grow."""
+
+    low: np.ndarray  # int64 [N, 3], first voxel
+    high: np.ndarray  # int64 [N, 3], last voxel
+    grow: np.ndarray  # float64 [N, 3] m, on every side, along each local axis
+
+    @classmethod
+    def of(cls, center, half, axes, shape) -> "_Extents":
+        box = np.einsum("nij,ni->nj", np.abs(axes), half)  # of the box around the solid, along the grid's axes
+        low = np.floor((center - box - GRID_MIN) / VOXEL_M).astype(np.int64)
+        high = np.floor((center + box - GRID_MIN) / VOXEL_M).astype(np.int64)
+        # Half a voxel's extent along the solid's local axis, less the tolerance; thin solids lose none.
+        reach = np.where(shape[:, None] == BOX, 0.5 * np.abs(axes).sum(axis=2), 0.65) * VOXEL_M
+        grow = reach - np.minimum(TOLERANCE_M, 0.5 * half)
+        return cls(np.maximum(low, 0), np.minimum(high, np.array(GRID_SHAPE) - 1), grow)
+
+
 @kernel
-def _paint_solids(order, center, half, axes, shape, classes, hollow, lowest, labels):
+def _paint_solids(order, center, half, axes, shape, classes, hollow, extents, lowest, labels):
     """Label voxels that overlap solids given in the ego frame; ``axes`` [N, 3, 3] rows are their local axes."""
     for n in range(order.shape[0]):
         s = order[n]
         R = axes[s]
-        low = np.empty(3, np.int64)
-        high = np.empty(3, np.int64)
-        grow = np.empty(3)
-        for a in range(3):
-            extent = abs(R[0, a]) * half[s, 0] + abs(R[1, a]) * half[s, 1] + abs(R[2, a]) * half[s, 2]
-            origin = -1.0 if a == 2 else -40.0
-            low[a] = max(int(np.floor((center[s, a] - extent - origin) / VOXEL_M)), 0)
-            high[a] = min(int(np.floor((center[s, a] + extent - origin) / VOXEL_M)), labels.shape[a] - 1)
-            # Half a voxel's extent along the solid's local axis, less the tolerance; thin solids lose none.
-            reach = 0.5 * VOXEL_M * (abs(R[a, 0]) + abs(R[a, 1]) + abs(R[a, 2]))
-            if shape[s] != BOX:
-                reach = 0.65 * VOXEL_M
-            grow[a] = reach - min(TOLERANCE_M, 0.5 * half[s, a])
+        low, high, grow = extents.low[s], extents.high[s], extents.grow[s]
         for i in range(low[0], high[0] + 1):
             x = -40.0 + (i + 0.5) * VOXEL_M - center[s, 0]
             for j in range(low[1], high[1] + 1):
@@ -168,12 +178,27 @@ def _observe(labels, ox, oy, oz, ends, mask):
                 tz += ddz
 
 
+@kernel
+def _move(T, points, out):
+    for n in range(points.shape[0]):
+        x, y, z = points[n, 0], points[n, 1], points[n, 2]
+        for a in range(3):
+            out[n, a] = x * T[a, 0] + y * T[a, 1] + z * T[a, 2] + T[a, 3]
+
+
+def move(T_dst_src: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """``geometry.apply`` for float64 [N, 3] without BLAS, whose threads would spin while two scenes share the CPU."""
+    out = np.empty_like(points)
+    _move(T_dst_src, points, out)
+    return out
+
+
 def semantics(moment: Moment, T_global_ego: np.ndarray) -> np.ndarray:
     """Voxel classes uint8 [200, 200, 16] of the whole world around the ego, seen or not (17: free)."""
     labels = np.full(GRID_SHAPE, FREE, np.uint8)
     lowest = np.empty(GRID_SHAPE[:2], np.int64)
     lookup = lidarseg_lookup()
-    _paint_ground(moment.ground, T_global_ego, lookup, labels, lowest)
+    _paint_ground(moment.ground, T_global_ego, lookup, np.empty((16, 18), np.int32), labels, lowest)
     g, T_ego_global = moment.solids.geometry.astype(np.float64), inverse(T_global_ego)
     center = apply(T_ego_global, g[:, :3])
     near = np.flatnonzero((np.abs(center[:, :2]) < 40 + g[:, 15:16]).all(axis=1))
@@ -184,17 +209,9 @@ def semantics(moment: Moment, T_global_ego: np.ndarray) -> np.ndarray:
         rank[class_id(name)] = position
     order = np.argsort(rank[classes], kind="stable")
     hollow = (classes == class_id("manmade")) & (g[near, 3:6].min(axis=1) > 1.0)
-    _paint_solids(
-        order,
-        center[near],
-        g[near, 3:6],
-        axes,
-        moment.solids.shape[near],
-        classes,
-        hollow,
-        np.maximum(lowest, 0),
-        labels,
-    )
+    center, half, shape = center[near], g[near, 3:6], moment.solids.shape[near]
+    extents = _Extents.of(center, half, axes, shape)
+    _paint_solids(order, center, half, axes, shape, classes, hollow, extents, np.maximum(lowest, 0), labels)
     return labels
 
 
@@ -215,20 +232,33 @@ class View:
 
     def pixel_ray_ends(self, reach_m: float = 70.0) -> np.ndarray:
         """Far ends float64 [N, 3] m (ego) of rays through pixels less than a voxel apart at the grid's border."""
-        width, height = self.image_size
-        stride = max(1, int(self.K[0, 0] * VOXEL_M / 56.0 / 1.3))  # the grid's corner lies 56 m away
-        u, v = np.meshgrid(np.arange(0.5 * stride, width, stride), np.arange(0.5 * stride, height, stride))
         K = self.K
-        rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u)], axis=-1).reshape(-1, 3)
-        return apply(self.T_ego_cam, rays / np.linalg.norm(rays, axis=1, keepdims=True) * reach_m)
+        rays = _pixel_rays(float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]), *self.image_size)
+        return move(self.T_ego_cam, rays * reach_m)
 
-    def surface_ray_ends(self, labels: np.ndarray) -> np.ndarray:
-        """Points float64 [N, 3] m (ego) just under the top of every occupied voxel inside the image.
+    def surface_ray_ends(self, surface: np.ndarray) -> np.ndarray:
+        """Those of the ``surface`` points [N, 3] m (ego) that lie inside the image; see ``surface_points``.
 
         At grazing angles neighbouring pixels meet the ground metres apart; rays between them see it too.
         """
-        index = np.argwhere(labels != FREE)
-        points = GRID_MIN + (index + [0.5, 0.5, 0.9975]) * VOXEL_M
-        pixels, depth = project(self.K, apply(inverse(self.T_ego_cam), points))
-        inside = (depth > 0.1) & (pixels >= 0).all(axis=1) & (pixels < self.image_size).all(axis=1)
-        return points[inside]
+        pixels, depth = project(self.K, move(inverse(self.T_ego_cam), surface))
+        u, v = pixels[:, 0], pixels[:, 1]
+        width, height = self.image_size
+        return surface[(depth > 0.1) & (u >= 0) & (v >= 0) & (u < width) & (v < height)]
+
+
+@lru_cache(maxsize=16)  # the rig's cameras stay the same from frame to frame
+def _pixel_rays(fx: float, fy: float, cx: float, cy: float, width: int, height: int) -> np.ndarray:
+    """Unit rays float64 [N, 3] in the camera frame, read-only."""
+    stride = max(1, int(fx * VOXEL_M / 56.0 / 1.3))  # the grid's corner lies 56 m away
+    u, v = np.meshgrid(np.arange(0.5 * stride, width, stride), np.arange(0.5 * stride, height, stride))
+    rays = np.stack([(u - cx) / fx, (v - cy) / fy, np.ones_like(u)], axis=-1).reshape(-1, 3)
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    rays.setflags(write=False)
+    return rays
+
+
+def surface_points(labels: np.ndarray) -> np.ndarray:
+    """Points float64 [N, 3] m (ego) just under the top of every occupied voxel."""
+    index = np.stack(np.unravel_index(np.flatnonzero(labels != FREE), labels.shape), axis=1)
+    return GRID_MIN + (index + [0.5, 0.5, 0.9975]) * VOXEL_M

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gsrender_core.world.ground import NO_HIT, trace_ground
+from gsrender_core.world.ground import NO_HIT, Ground, trace_ground
 from gsrender_core.world.noise import kernel
 
 BOX, ELLIPSOID, CYLINDER = 0, 1, 2
@@ -31,11 +31,12 @@ class Solids(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Which solids lie in which 4 m column: ``ids[start[c]:start[c + 1]]`` for column c, and its top."""
+    """Which solids lie in which 4 m column: ``ids[start[c]:start[c + 1]]`` for column c, and its vertical limits."""
 
     start: np.ndarray  # int32 [C + 1]
     ids: np.ndarray  # int32
-    top: np.ndarray  # float32 [C] m
+    top: np.ndarray  # float32 [C] m, of the highest solid
+    floor: np.ndarray  # float32 [C] m, of the lowest ground: whatever is lower lies underground
     x0: float
     y0: float
     nx: int
@@ -113,12 +114,15 @@ def intersect(geometry, shape, k, ox, oy, oz, dx, dy, dz):
 
 @kernel
 def trace_solids(solids, grid, ox, oy, oz, dx, dy, dz, t_max, any_hit):
-    """Nearest solid before ``t_max``: (range, index), or (t_max, SKY_ID). ``any_hit`` stops at the first found."""
+    """Nearest solid before ``t_max``: (range, index), or (t_max, SKY_ID). ``any_hit`` stops at the first found.
+
+    The ray is followed until it is underground for sure; it may have met the ground a little before.
+    """
     geometry, shape = solids.geometry, solids.shape
-    starts, ids, tops = grid.start, grid.ids, grid.top
+    starts, ids, tops, floors = grid.start, grid.ids, grid.top, grid.floor
     ny = grid.ny
     best = t_max
-    found = SKY_ID
+    found = np.intp(SKY_ID)
     i = int(math.floor((ox - grid.x0) / GRID_CELL_M))
     j = int(math.floor((oy - grid.y0) / GRID_CELL_M))
     if i < 0 or j < 0 or i >= grid.nx or j >= grid.ny:
@@ -138,23 +142,27 @@ def trace_solids(solids, grid, ox, oy, oz, dx, dy, dz, t_max, any_hit):
     entered = 0.0
     while entered < best:
         leaves = min(next_x, next_y)
-        cell = i * ny + j
+        cell = np.uintp(i * ny + j)  # unsigned: no test for indices counted from the end
+        if oz + dz * entered < floors[cell]:
+            break
         lowest = oz + dz * (entered if dz > 0 else min(leaves, best))
         if lowest < tops[cell]:
-            for n in range(starts[cell], starts[cell + 1]):
-                k = ids[n]
-                # Most candidates fail here: the ray's line passes their bounding sphere.
+            for n in range(np.uintp(starts[cell]), np.uintp(starts[np.uintp(i * ny + j + 1)])):
+                k = np.uintp(ids[n])
+                # Most candidates fail here: the ray's line passes their bounding sphere, or it lies too far.
                 rx = ox - geometry[k, 0]
                 ry = oy - geometry[k, 1]
                 rz = oz - geometry[k, 2]
                 toward = rx * dx + ry * dy + rz * dz
                 reach = geometry[k, 15]
-                if rx * rx + ry * ry + rz * rz - toward * toward > reach * reach or toward > reach:
+                if rx * rx + ry * ry + rz * rz - toward * toward > reach * reach:
+                    continue
+                if toward > reach or -toward - reach > best:
                     continue
                 t = intersect(geometry, shape, k, ox, oy, oz, dx, dy, dz)
                 if t < best:
                     best = t
-                    found = k
+                    found = np.intp(k)
                     if any_hit:
                         return best, found
         if next_x < next_y:
@@ -173,11 +181,12 @@ def trace_solids(solids, grid, ox, oy, oz, dx, dy, dz, t_max, any_hit):
 
 
 @kernel
-def trace(ground, solids, grid, ox, oy, oz, dx, dy, dz, t_max):
-    """First thing a ray meets: (range, solid index | GROUND_ID | SKY_ID)."""
-    t_ground = trace_ground(ground, ox, oy, oz, dx, dy, dz, t_max)
-    t, k = trace_solids(solids, grid, ox, oy, oz, dx, dy, dz, min(t_ground, t_max), False)
-    if k >= 0:
+def trace(ground, solids, grid, above, ox, oy, oz, dx, dy, dz, t_max):
+    """First thing a ray meets: (range, solid index | GROUND_ID | SKY_ID); ``above`` as for ``trace_ground``."""
+    t, k = trace_solids(solids, grid, ox, oy, oz, dx, dy, dz, t_max, False)
+    # The ground is the dearer of the two: most rays meet a solid first and need not look for the ground behind it.
+    t_ground = trace_ground(ground, above, ox, oy, oz, dx, dy, dz, t)
+    if k >= 0 and t < t_ground:
         return t, k
     if t_ground < t_max:
         return t_ground, GROUND_ID
@@ -200,8 +209,30 @@ def _fill_grid(bounds, top_z, nx, ny, ids, start, top):
                     start[c] += 1
 
 
-def build_grid(geometry: np.ndarray, shape: np.ndarray, origin: tuple[float, float], size: tuple[int, int]) -> Grid:
-    """Column grid of solids: ``geometry`` [N, 16], ``origin`` (x, y) m, ``size`` in 4 m cells."""
+def column_floor(ground: Ground, size: tuple[int, int]) -> np.ndarray:
+    """Lowest ground of every 4 m column, float32 [nx * ny] m, for a grid of ``size`` at the raster's origin."""
+    floor = ground.height
+    for axis in range(2):
+        last = floor.shape[axis] - 1
+        edges = np.arange(size[axis] + 1) * GRID_CELL_M / ground.res
+        # A column reaches one raster cell into its neighbours, because heights are interpolated.
+        low, high = np.clip(np.floor(edges[:-1]) - 1, 0, last), np.clip(np.ceil(edges[1:]) + 1, 0, last)
+        parts = [floor.take(range(int(a), int(b) + 1), axis).min(axis) for a, b in zip(low, high, strict=True)]
+        floor = np.stack(parts, axis)
+    return floor.reshape(-1)
+
+
+def build_grid(
+    geometry: np.ndarray,
+    shape: np.ndarray,
+    origin: tuple[float, float],
+    size: tuple[int, int],
+    floor: np.ndarray | None = None,
+) -> Grid:
+    """Column grid of solids: ``geometry`` [N, 16], ``origin`` (x, y) m, ``size`` in 4 m cells.
+
+    ``floor`` [nx * ny] m is the lowest ground of every column; without it nothing is taken to be underground.
+    """
     nx, ny = size
     R = geometry[:, 6:15].reshape(-1, 3, 3).astype(np.float64)
     half = geometry[:, 3:6].astype(np.float64)
@@ -219,4 +250,6 @@ def build_grid(geometry: np.ndarray, shape: np.ndarray, origin: tuple[float, flo
     start = np.cumsum(start)
     ids = np.empty(max(int(start[-1]), 1), dtype=np.int32)
     _fill_grid(bounds, top_z, nx, ny, ids, start.copy(), top)
-    return Grid(start.astype(np.int32), ids, top, float(origin[0]), float(origin[1]), nx, ny)
+    if floor is None:
+        floor = np.full(nx * ny, -1e9, dtype=np.float32)
+    return Grid(start.astype(np.int32), ids, top, floor, float(origin[0]), float(origin[1]), nx, ny)

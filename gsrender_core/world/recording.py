@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from gsrender_core.classes import LIDARSEG_NAMES
-from gsrender_core.geometry import apply, inverse, quaternion_from_rotation, transform
+from gsrender_core.geometry import inverse, quaternion_from_rotation, transform
 from gsrender_core.world import occupancy_labels, rig
 from gsrender_core.world.scene import DrivingScene
 from gsrender_core.world.sensors import Exposure, render_camera, sweep_lidar
@@ -191,16 +191,18 @@ class SceneRecorder:
         sweep, moment, T_global_ego = capture
         labels = occupancy_labels.semantics(moment, T_global_ego)
         mask_camera, mask_lidar = np.zeros_like(labels), np.zeros_like(labels)
+        surface = occupancy_labels.surface_points(labels)
         for i, camera in enumerate(rig.CAMERAS):
             # Each camera looks from where it was at its own stamp, expressed in the LiDAR-stamp ego.
             T_global_then = self.scene.ego_pose((self._stamp(n) - camera.lead_us - self.start_us) * 1e-6)
             T_ego_cam = inverse(T_global_ego) @ T_global_then @ self.T_ego_cam[i]
             view = occupancy_labels.View(self.K[i], T_ego_cam, self.spec.image_size)
-            ends = np.concatenate([view.pixel_ray_ends(), view.surface_ray_ends(labels)])
+            ends = np.concatenate([view.pixel_ray_ends(), view.surface_ray_ends(surface)])
             occupancy_labels.observe(labels, T_ego_cam[:3, 3], ends, mask_camera)
         T_ego_lidar = transform(rig.LIDAR_ROTATION, rig.LIDAR_TRANSLATION)
         beams = sweep.points[sweep.seg != LIDARSEG_NAMES.index("vehicle.ego"), :3]
-        occupancy_labels.observe(labels, T_ego_lidar[:3, 3], apply(T_ego_lidar, beams.astype(np.float64)), mask_lidar)
+        ends = occupancy_labels.move(T_ego_lidar, beams.astype(np.float64))
+        occupancy_labels.observe(labels, T_ego_lidar[:3, 3], ends, mask_lidar)
         path = f"gts/{scene_name(self.index)}/{self.samples[n]}/labels.npz"
         (self.out / path).parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(self.out / path, semantics=labels, mask_lidar=mask_lidar, mask_camera=mask_camera)

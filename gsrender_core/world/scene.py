@@ -9,7 +9,7 @@ from gsrender_core.world.actors import Clock, Track, Traffic, ego_profile, road_
 from gsrender_core.world.furnish import ANNOTATED, Furnisher
 from gsrender_core.world.ground import Ground, ground_height
 from gsrender_core.world.parts import SEG, Blueprint, rotation_ypr
-from gsrender_core.world.raycast import GRID_CELL_M, Grid, Solids, build_grid
+from gsrender_core.world.raycast import GRID_CELL_M, Grid, Solids, build_grid, column_floor
 from gsrender_core.world.shading import Light, draw_light
 from gsrender_core.world.street import build_layout
 
@@ -138,6 +138,7 @@ class DrivingScene:
         }
         nx, ny = self.ground.zone.shape
         self._grid_size = (int(nx * self.ground.res / GRID_CELL_M) + 1, int(ny * self.ground.res / GRID_CELL_M) + 1)
+        self._floor = column_floor(self.ground, self._grid_size)
 
     def actor_pose(self, number: int, time_s: float) -> np.ndarray:
         """``T_global_object`` [4, 4] of moving actor ``number`` at a time."""
@@ -171,5 +172,5 @@ class DrivingScene:
         moving = [m.geometry(self.actor_pose(n, time_s)) for n, m in enumerate(self._moving_models)]
         geometry = np.concatenate([self._still_geometry, *moving])
         solids = Solids(geometry, **self._fields)
-        grid = build_grid(geometry, solids.shape, (self.ground.x0, self.ground.y0), self._grid_size)
+        grid = build_grid(geometry, solids.shape, (self.ground.x0, self.ground.y0), self._grid_size, self._floor)
         return Moment(self.ground, solids, grid, self.light)

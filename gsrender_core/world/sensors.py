@@ -42,12 +42,11 @@ class Sweep:
 
 
 @kernel
-def _render(ground, solids, grid, light, K, T_global_cam, width, height):
-    rgb = np.empty((height, width, 3), np.float32)
-    seg_image = np.empty((height, width), np.uint8)
-    depth = np.empty((height, width), np.float32)
+def _render(ground, solids, grid, light, K, T_global_cam, rgb, seg_image, depth):
+    height, width = depth.shape
     R = T_global_cam
     ox, oy, oz = R[0, 3], R[1, 3], R[2, 3]
+    above = oz - ground_height(ground, ox, oy)
     pixel_rad = 1.0 / K[0, 0]
     for v in range(height):
         cy = (v + 0.5 - K[1, 2]) / K[1, 1]
@@ -57,7 +56,7 @@ def _render(ground, solids, grid, light, K, T_global_cam, width, height):
             dx = (R[0, 0] * cx + R[0, 1] * cy + R[0, 2]) * norm
             dy = (R[1, 0] * cx + R[1, 1] * cy + R[1, 2]) * norm
             dz = (R[2, 0] * cx + R[2, 1] * cy + R[2, 2]) * norm
-            t, k = trace(ground, solids, grid, ox, oy, oz, dx, dy, dz, CAMERA_REACH_M)
+            t, k = trace(ground, solids, grid, above, ox, oy, oz, dx, dy, dz, CAMERA_REACH_M)
             if k == SKY_ID:
                 r, g, b = sky(light, dx, dy, dz)
                 seg_image[v, u] = SKY_SEG
@@ -69,23 +68,30 @@ def _render(ground, solids, grid, light, K, T_global_cam, width, height):
             rgb[v, u, 0] = r
             rgb[v, u, 1] = g
             rgb[v, u, 2] = b
-    return rgb, seg_image, depth
 
 
 @kernel
-def _develop(rgb, gain, balance, noise, seed, out):
-    """Exposure, a shoulder for highlights, gamma, and noise that grows in the dark."""
+def _expose(rgb, gain, balance, out):
+    """Exposure and a shoulder for highlights."""
     height, width = rgb.shape[:2]
     for v in range(height):
         for u in range(width):
             for c in range(3):
                 x = max(rgb[v, u, c], 0.0) * gain * balance[c]
-                x = x / (1 + 0.25 * x)
-                y = min(x, 1.2) ** 0.4545
+                out[v, u, c] = min(x / (1 + 0.25 * x), 1.2)
+
+
+@kernel
+def _add_noise(tone, noise, seed, out):
+    """Noise that grows in the dark, and rounding to bytes."""
+    height, width = tone.shape[:2]
+    for v in range(height):
+        for c in range(3):
+            for u in range(width):
                 # Sum of two uniforms: close enough to a normal deviate.
                 n = hash01(u, v, c, seed) + hash01(u, v, c + 3, seed) - 1.0
-                y += n * noise * (1.3 - min(y, 1.0))
-                out[v, u, c] = np.uint8(min(max(y * 255 + 0.5, 0), 255))
+                y = tone[v, u, c] + n * noise * (1.3 - min(tone[v, u, c], 1.0))
+                out[v, u, c] = np.uint8(min(max(y * 255 + 0.5, 0.0), 255.0))
 
 
 def render_camera(
@@ -97,23 +103,28 @@ def render_camera(
         image uint8 [H, W, 3] RGB, lidarseg ids uint8 [H, W] (255: sky), z-depth float32 [H, W] m (0: sky).
     """
     width, height = image_size
-    rgb, seg, depth = _render(moment.ground, moment.solids, moment.grid, moment.light, K, T_global_cam, width, height)
+    rgb = np.empty((height, width, 3), np.float32)
+    seg = np.empty((height, width), np.uint8)
+    depth = np.empty((height, width), np.float32)
+    _render(moment.ground, moment.solids, moment.grid, moment.light, K, T_global_cam, rgb, seg, depth)
     if exposure.blur_px > 0:
         rgb = cv2.GaussianBlur(rgb, (3, 3), exposure.blur_px)
+    _expose(rgb, exposure.gain, exposure.white_balance, rgb)
+    tone = cv2.pow(rgb, 0.4545)  # gamma; OpenCV computes several powers at once
     image = np.empty((height, width, 3), np.uint8)
-    _develop(rgb, exposure.gain, exposure.white_balance, exposure.noise, exposure.seed, image)
+    _add_noise(tone, exposure.noise, exposure.seed, image)
     return image, seg, depth
 
 
 @kernel
-def _sweep(ground, solids, grid, T_global_lidar, elevations, columns, ego_geometry, ego_shape, seed):
+def _sweep(ground, solids, grid, T_global_lidar, elevations, columns, ego_geometry, ego_shape, seed, sweep):
+    """Fill ``sweep`` (points, seg, instance) [beams * columns]; returns how many returned."""
+    points, segs, instances = sweep
     beams = elevations.shape[0]
-    points = np.empty((beams * columns, 5), np.float32)
-    segs = np.empty(beams * columns, np.uint8)
-    instances = np.empty(beams * columns, np.int32)
     count = 0
     R = T_global_lidar
     ox, oy, oz = R[0, 3], R[1, 3], R[2, 3]
+    above = oz - ground_height(ground, ox, oy)
     for column in range(columns):
         azimuth = -2 * np.pi * column / columns
         for ring in range(beams):
@@ -122,7 +133,7 @@ def _sweep(ground, solids, grid, T_global_lidar, elevations, columns, ego_geomet
             dx = R[0, 0] * lx + R[0, 1] * ly + R[0, 2] * lz
             dy = R[1, 0] * lx + R[1, 1] * ly + R[1, 2] * lz
             dz = R[2, 0] * lx + R[2, 1] * ly + R[2, 2] * lz
-            t, k = trace(ground, solids, grid, ox, oy, oz, dx, dy, dz, LIDAR_REACH_M)
+            t, k = trace(ground, solids, grid, above, ox, oy, oz, dx, dy, dz, LIDAR_REACH_M)
             own = intersect(ego_geometry, ego_shape, 0, ox, oy, oz, dx, dy, dz)
             if own < t:
                 t, k = own, -3
@@ -165,7 +176,7 @@ def _sweep(ground, solids, grid, T_global_lidar, elevations, columns, ego_geomet
             segs[count] = seg
             instances[count] = instance
             count += 1
-    return points[:count], segs[:count], instances[:count]
+    return count
 
 
 def lidar_elevations() -> np.ndarray:
@@ -180,7 +191,11 @@ def sweep_lidar(moment: Moment, T_global_ego: np.ndarray, seed: int) -> Sweep:
     roof[0, :3] = T_global_ego[:3, :3] @ [0.75, 0, 1.15] + T_global_ego[:3, 3]
     roof[0, 3:6], roof[0, 15] = (1.1, 0.62, 0.28), 1.4
     roof[0, 6:15] = T_global_ego[:3, :3].T.reshape(-1)
-    points, seg, instance = _sweep(
+    beams = rig.LIDAR_BEAMS * rig.LIDAR_COLUMNS
+    points = np.empty((beams, 5), np.float32)
+    seg = np.empty(beams, np.uint8)
+    instance = np.empty(beams, np.int32)
+    count = _sweep(
         moment.ground,
         moment.solids,
         moment.grid,
@@ -190,5 +205,6 @@ def sweep_lidar(moment: Moment, T_global_ego: np.ndarray, seed: int) -> Sweep:
         roof,
         np.zeros(1, np.uint8),
         seed,
+        (points, seg, instance),
     )
-    return Sweep(points, seg, instance)
+    return Sweep(points[:count], seg[:count], instance[:count])

@@ -97,6 +97,7 @@ def test_observed_voxels_agree_with_sampling():
     rng = np.random.default_rng()
     labels = np.where(rng.random((200, 200, 16)) < 0.02, 4, FREE).astype(np.uint8)
     origin = np.array([0.9437, 0.0, 1.8402])
+    labels[tuple(np.floor((origin - GRID_MIN) / VOXEL_M).astype(int))] = FREE  # or no ray leaves its first voxel
     ends = origin + rng.normal(size=(150, 3)) * [25, 25, 2]
     mask = np.zeros_like(labels)
     occupancy_labels.observe(labels, origin, ends, mask)
@@ -107,6 +108,12 @@ def test_observed_voxels_agree_with_sampling():
     assert (expected > mask).sum() < 0.02 * expected.sum()
 
 
+def test_points_move_as_geometry_moves_them():
+    rng = np.random.default_rng()
+    points, T = rng.normal(size=(50, 3)) * 30, transform(rotation_ypr(*rng.uniform(-3, 3, 3)), rng.normal(size=3))
+    np.testing.assert_allclose(occupancy_labels.move(T, points), apply(T, points), atol=1e-12)
+
+
 def test_wall_hides_what_is_behind():
     labels = np.full((200, 200, 16), FREE, np.uint8)
     labels[120] = class_id("manmade")
@@ -115,8 +122,9 @@ def test_wall_hides_what_is_behind():
         np.array([[100.0, 0, 100], [0, 100, 40], [0, 0, 1]]), transform((0.5, -0.5, 0.5, -0.5), (0, 0, 1.5)), (200, 80)
     )
     assert apply(view.T_ego_cam, np.array([0.0, 0, 1])).tolist() == pytest.approx([1, 0, 1.5])
-    occupancy_labels.observe(
-        labels, view.T_ego_cam[:3, 3], np.concatenate([view.pixel_ray_ends(), view.surface_ray_ends(labels)]), mask
-    )
+    surface = occupancy_labels.surface_points(labels)
+    assert len(surface) == 200 * 16
+    ends = np.concatenate([view.pixel_ray_ends(), view.surface_ray_ends(surface)])
+    occupancy_labels.observe(labels, view.T_ego_cam[:3, 3], ends, mask)
     assert mask[110, 100, 6] and mask[120, 100, 6]
     assert not mask[121:].any() and not mask[:99].any()

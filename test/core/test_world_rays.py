@@ -5,7 +5,19 @@ import pytest
 
 from gsrender_core.world.ground import NO_HIT, Ground, ground_height, trace_ground
 from gsrender_core.world.parts import rotation_ypr
-from gsrender_core.world.raycast import BOX, CYLINDER, ELLIPSOID, SKY_ID, Solids, build_grid, intersect, trace_solids
+from gsrender_core.world.raycast import (
+    BOX,
+    CYLINDER,
+    ELLIPSOID,
+    GROUND_ID,
+    SKY_ID,
+    Solids,
+    build_grid,
+    column_floor,
+    intersect,
+    trace,
+    trace_solids,
+)
 
 
 def geometry_of(center, half, R_global_local=None):
@@ -77,6 +89,38 @@ def test_grid_agrees_with_brute_force():
     assert 300 < hits < 3000
 
 
+def test_trace_meets_the_nearer_of_ground_and_solids():
+    rng = np.random.default_rng()
+    x, y = np.meshgrid(0.2 * np.arange(301), 0.2 * np.arange(301), indexing="ij")
+    ground = ground_of(1.5 * np.sin(x / 7) * np.cos(y / 9))
+    shapes = rng.integers(0, 3, 60)
+    centers = rng.uniform((5, 5, 0), (55, 55, 5), (60, 3))
+    solids = solids_of([geometry_of(c, rng.uniform(0.2, 2, 3)) for c in centers], shapes)
+    floor = column_floor(ground, (15, 15))
+    for i, j in rng.integers(0, 15, (20, 2)):
+        assert floor[i * 15 + j] <= ground.height[20 * i : 20 * i + 21, 20 * j : 20 * j + 21].min()
+    grid = build_grid(solids.geometry, solids.shape, (0.0, 0.0), (15, 15), floor)
+    met = {GROUND_ID: 0, SKY_ID: 0, 0: 0}
+    for _ in range(2000):
+        o, d = np.array([*rng.uniform(20, 40, 2), 3.5]), rng.normal(size=3) * [1, 1, 0.2]
+        d /= np.linalg.norm(d)
+        above = o[2] - ground_height(ground, o[0], o[1])
+        t_ground = trace_ground(ground, above, *o, *d, 45.0)
+        t_solid = min(intersect(solids.geometry, solids.shape, k, *o, *d) for k in range(60))
+        inside = ((o + min(t_solid, t_ground, 45.0) * d)[:2] > 0).all() and (
+            (o + min(t_solid, 45.0) * d)[:2] < 60
+        ).all()
+        if not inside:
+            continue
+        t, k = trace(ground, solids, grid, above, *o, *d, 45.0)
+        met[min(k, 0)] += 1
+        if min(t_ground, t_solid) >= 45.0:
+            assert k == SKY_ID
+        else:
+            assert t == min(t_ground, t_solid) and (k == GROUND_ID) == (t_ground < t_solid)
+    assert min(met.values()) > 20
+
+
 def test_ground_hits_agree_with_dense_marching():
     rng = np.random.default_rng()
     x, y = np.meshgrid(0.2 * np.arange(300), 0.2 * np.arange(300), indexing="ij")
@@ -93,7 +137,7 @@ def test_ground_hits_agree_with_dense_marching():
         p = o + steps[:, None] * d
         inside = ((p[:, :2] > 0.5) & (p[:, :2] < 59)).all(axis=1)
         below = np.array([q[2] < ground_height(ground, q[0], q[1]) for q in p[inside]])
-        t = trace_ground(ground, *o, *d, 200.0)
+        t = trace_ground(ground, o[2] - ground_height(ground, o[0], o[1]), *o, *d, 200.0)
         if below.any():
             found += 1
             surface = o + t * d
@@ -101,4 +145,5 @@ def test_ground_hits_agree_with_dense_marching():
             # Along a grazing ray 1 cm of height is several centimetres of range.
             assert t == pytest.approx(steps[below.argmax()], abs=0.02 + 0.02 / -d[2])
     assert found > 30
-    assert trace_ground(ground, 30.0, 30.0, 3.0, 0.0, 0.6, 0.8, 200.0) == NO_HIT
+    above = 3.0 - ground_height(ground, 30.0, 30.0)
+    assert trace_ground(ground, above, 30.0, 30.0, 3.0, 0.0, 0.6, 0.8, 200.0) == NO_HIT
