@@ -92,9 +92,7 @@ class FrameStatistics:
             rate_hz = (len(at) - 1) / (at[-1] - at[0]) if len(at) > 1 and at[-1] > at[0] else 0.0
             latency = _percentiles_ms(self._latencies_s)
             inference = _percentiles_ms(self._inferences_s)
-            return Summary(
-                self._frames_in, self._frames_out, dict(self._dropped), rate_hz, *latency, *inference
-            )
+            return Summary(self._frames_in, self._frames_out, dict(self._dropped), rate_hz, *latency, *inference)
 
 
 def _percentiles_ms(durations_s) -> tuple[float | None, float | None]:

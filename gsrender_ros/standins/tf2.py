@@ -176,9 +176,7 @@ class Buffer:
         with self._lock:
             for role, frame in (("target_frame", target), ("source_frame", source)):
                 if frame not in self._frames and frame not in self._parents:
-                    raise LookupException(
-                        f'"{frame}" passed to lookupTransform argument {role} does not exist. '
-                    )
+                    raise LookupException(f'"{frame}" passed to lookupTransform argument {role} does not exist. ')
             if target == source:
                 return np.eye(4), stamp_ns
             if stamp_ns == 0:
