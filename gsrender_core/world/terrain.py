@@ -47,14 +47,16 @@ def _smoothstep(x):
     return x * x * (3 - 2 * x)
 
 
-def _waves(rng, X, Y, wavelength, grade):
-    """Sum of four plane waves whose slopes add up to about ``grade``."""
-    out = np.zeros_like(X)
+def _waves(rng, x, y, wavelength, grade):
+    """Sum of four plane waves over the raster with axes ``x``, ``y`` [m]; their slopes add up to about ``grade``."""
+    rows, columns = [], []  # sin(a + b) = sin a cos b + cos a sin b: sines along the axes only
     for _ in range(4):
         length, direction = rng.uniform(*wavelength), rng.uniform(0, 2 * np.pi)
         k = 2 * np.pi / length
-        out += grade / 2 / k * np.sin(k * (X * np.cos(direction) + Y * np.sin(direction)) + rng.uniform(0, 2 * np.pi))
-    return out
+        a, b = k * x * np.cos(direction), k * y * np.sin(direction) + rng.uniform(0, 2 * np.pi)
+        rows += [grade / 2 / k * np.sin(a), grade / 2 / k * np.cos(a)]
+        columns += [np.cos(b), np.sin(b)]
+    return np.stack(rows, axis=1) @ np.stack(columns)
 
 
 def build_ground(rng, roads, zones: ZoneTable, path, style: str) -> Ground:
@@ -94,13 +96,13 @@ def build_ground(rng, roads, zones: ZoneTable, path, style: str) -> Ground:
         mark[surface] = np.where(on_road[surface] > 1, MARK_NONE, MARK_LANES)
         tables[2][road.zone, 7] = road.half_width
     mark[walk & (on_road == 0)] = MARK_NONE
-    X, Y = np.meshgrid(low[0] + RASTER_M * np.arange(nx), low[1] + RASTER_M * np.arange(ny), indexing="ij")
+    x, y = low[0] + RASTER_M * np.arange(nx), low[1] + RASTER_M * np.arange(ny)
     grade = rng.choice([0.006, 0.018, 0.036], p=[0.25, 0.4, 0.35])
-    height = _waves(rng, X, Y, (90, 280), grade)
+    height = _waves(rng, x, y, (90, 280), grade)
     bank = 0.4 if style == "urban" else rng.uniform(0.5, 1.6)
-    height += (_waves(rng, X, Y, (60, 140), 0.1) / 1.8 * bank + 0.4 * bank) * _smoothstep((edge - 3.5) / 14)
+    height += (_waves(rng, x, y, (60, 140), 0.1) / 1.8 * bank + 0.4 * bank) * _smoothstep((edge - 3.5) / 14)
     height += (
-        0.1 * (zones_of(tables, "flat.terrain")[zone]) * _waves(rng, X, Y, (5, 14), 0.25) * _smoothstep((edge - 2) / 4)
+        0.1 * (zones_of(tables, "flat.terrain")[zone]) * _waves(rng, x, y, (5, 14), 0.25) * _smoothstep((edge - 2) / 4)
     )
     driveable = zones_of(tables, "flat.driveable_surface")[zone]
     height += np.where(driveable, 0.0, rng.uniform(0.11, 0.19))
