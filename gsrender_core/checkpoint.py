@@ -87,6 +87,8 @@ def read_header(path: str | Path) -> dict:
         header = json.loads(metadata[_KEY])
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: its configuration is not JSON ({error})") from error
+    if not isinstance(header, dict) or not isinstance(header.get("model"), dict):
+        raise ValueError(f"{path}: its header lacks the model configuration; was it made by `gsrender train`?")
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} has format {header.get('format')}, this version reads {FORMAT}; update the package")
     return header
@@ -114,5 +116,8 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
     surplus = sorted(set(weights) - set(wanted))
     if surplus:
         raise ValueError(f"{path} holds {len(surplus)} weights that its configuration does not know, as {surplus[0]!r}")
+    broken = next((n for n, v in weights.items() if v.is_floating_point() and not v.isfinite().all()), None)
+    if broken is not None:
+        raise ValueError(f"{path}: weight {broken!r} holds NaN or infinity; copy or train it again")
     model.load_state_dict({name: weights[name].to(value.dtype) for name, value in wanted.items()})
     return Checkpoint(model.to(device).eval(), header.get("info", {}))

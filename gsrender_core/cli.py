@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -32,8 +33,19 @@ def _image_size(text: str) -> tuple[int, int]:
     return width, height
 
 
+def _check_json(path: str | None) -> None:
+    """Refuse a target that cannot be written before the work is done, not after."""
+    if path:
+        target = Path(path)
+        if target.is_dir():
+            raise ValueError(f"--json {target} is a folder; name a file")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(target.parent, os.W_OK):
+            raise ValueError(f"--json {target}: the folder cannot be written; choose another")
+
+
 def _write_json(path: str | None, result: dict) -> None:
-    from gsrender_core.evaluate import without_nan
+    from gsrender_core.metrics.miou import without_nan
 
     if path:
         target = Path(path)
@@ -82,6 +94,7 @@ def _eval(args) -> None:
     from gsrender_core.evaluate import evaluate, majority_grid
     from gsrender_core.predictor import Predictor
 
+    _check_json(args.json)
     predictor = _predictor(Predictor, args)
     majority = None
     if args.train_data:
@@ -126,6 +139,7 @@ def _to_bag(args) -> None:
 def _score(args) -> None:
     from gsrender_core.score import score
 
+    _check_json(args.json)
     result = score(Path(args.pred), Path(args.gt))
     _write_json(args.json, result)
     print(json.dumps(result, indent=2))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from gsrender_core.classes import NUM_CLASSES
 from gsrender_core.voxel_grid import VoxelGrid
 
 
@@ -81,6 +82,14 @@ class ModelConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
     tau: float = 0.1  # Eq. 7; swept on held-out training scenes and stored with the weights
 
+    def __post_init__(self):
+        if not 0 < self.tau < 1:
+            raise ValueError(f"model.tau: {self.tau} must lie between 0 and 1")
+        if min(self.image_size) < 32:
+            raise ValueError(f"model.image_size: {self.image_size} must be at least 32 x 32 pixels")
+        if self.num_classes != NUM_CLASSES:
+            raise ValueError(f"model.num_classes: {self.num_classes}, but the class table has {NUM_CLASSES}")
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -138,6 +147,10 @@ class TrainConfig:
         for name in ("steps", "batch", "render_every", "validate_every", "checkpoint_every", "pixels", "rays"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} must be 1 or more")
+        if min(self.validation_scenes, self.warmup_steps) < 0 or self.learning_rate <= 0:
+            raise ValueError("validation_scenes and warmup_steps must be 0 or more, learning_rate positive")
+        if self.validation_scenes > 0 and self.validation_frames < 1:
+            raise ValueError(f"validation_frames: {self.validation_frames} must be 1 or more, or validation_scenes 0")
         if 0 in self.adjacent or 0 in self.ray_adjacent:
             raise ValueError("adjacent frames: k = 0 is the frame itself; use -2, -1, 1, 2, ...")
 
@@ -176,7 +189,8 @@ def _convert(hint, value, where: str):
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint in (int, float) and isinstance(value, bool)):
-        raise ValueError(f"{where}: expected {hint.__name__}, got {value!r}")
+        hint_text = " (YAML reads 2e-3 as text: write 2.0e-3)" if hint is float and isinstance(value, str) else ""
+        raise ValueError(f"{where}: expected {hint.__name__}, got {value!r}{hint_text}")
     return value
 
 
@@ -201,9 +215,13 @@ def load_train_config(path: str | Path) -> TrainConfig:
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file: {error}") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{path} is not valid YAML{place}: {getattr(error, 'problem', None) or error}") from error
     try:
         return from_dict(TrainConfig, values)
     except ValueError as error:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -149,10 +148,3 @@ def evaluate(
         "tau": predictor.tau,
         "controls": results,
     }
-
-
-def without_nan(value):
-    """The same nested values with NaN replaced by None, as JSON wants it."""
-    if isinstance(value, dict):
-        return {k: without_nan(v) for k, v in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value

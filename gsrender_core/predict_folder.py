@@ -55,7 +55,12 @@ def predict_folder(
             confidence=occupancy.confidence.astype(np.float16),
         )
         if pictures:
-            write_png(out / f"{frame.token}.png", occupancy_picture(frame, occupancy, dataset.ground_truth(i)))
+            try:
+                truth = dataset.ground_truth(i)
+            except ValueError as error:
+                logger.warning("picture without ground truth: %s", error)
+                truth = None
+            write_png(out / f"{frame.token}.png", occupancy_picture(frame, occupancy, truth))
         if progress:
             progress(i + 1, total)
     logger.info("%d predictions in %s", total, out)

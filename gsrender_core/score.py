@@ -1,11 +1,10 @@
 """Score anybody's predictions: a folder of ``<token>.npz`` against a folder of ground truth."""
 
 import logging
-import math
 from pathlib import Path
 
 from gsrender_core.data.occ3d_labels import check_mask, check_semantics, read_npz_arrays
-from gsrender_core.metrics.miou import MeanIoU
+from gsrender_core.metrics.miou import MeanIoU, without_nan
 from gsrender_core.metrics.ray_iou import RayIoU, check_origins
 
 logger = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ def score(pred_dir: Path, gt_dir: Path) -> dict:
         miou.update(prediction, truth, mask)
         ray_iou.update(prediction, truth, check_origins(arrays["ray_origins"], f"{truth_path}: ray_origins"))
     counts = {"samples": len(truths), "samples_with_mask": masked, "predictions_without_truth": len(extra)}
-    return _nan_to_none({**miou.result(), **ray_iou.result(), **counts})
+    return without_nan({**miou.result(), **ray_iou.result(), **counts})
 
 
 def _npz_files(folder: Path, what: str) -> dict[str, Path]:
@@ -65,9 +64,3 @@ def _npz_files(folder: Path, what: str) -> dict[str, Path]:
     if not files:
         raise ValueError(f"folder of {what} {folder} holds no <token>.npz")
     return files
-
-
-def _nan_to_none(value):
-    if isinstance(value, dict):
-        return {key: _nan_to_none(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -13,7 +13,8 @@ import yaml
 
 from gsrender_core.checkpoint import save_checkpoint
 from gsrender_core.config import TrainConfig, to_dict
-from gsrender_core.evaluate import sweep_tau, without_nan
+from gsrender_core.evaluate import sweep_tau
+from gsrender_core.metrics.miou import without_nan
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.objective import Objective
 from gsrender_core.predictor import resolve_device
@@ -75,6 +76,7 @@ class Trainer:
         stride = max(1, len(held_out) // max(1, config.validation_frames))
         self.validation = held_out[::stride][: config.validation_frames]
         self.step, self.best, self.seconds, self.tau = 0, -1.0, 0.0, config.model.tau
+        self.skipped: set[int] = set()  # frames that could not be read
 
     def run(self, resume: bool = False) -> Path:
         """Train to ``config.steps`` and return the best checkpoint's path.
@@ -88,8 +90,10 @@ class Trainer:
             if not resume_file.exists():
                 raise FileNotFoundError(f"{resume_file} does not exist: nothing to resume; start without --resume")
             self._load(resume_file)
-        elif (self.out / "log.jsonl").exists():
-            raise FileExistsError(f"{self.out} already holds a run; continue it with --resume or choose another --out")
+        elif self.out.exists() and any(self.out.iterdir()):
+            raise FileExistsError(f"{self.out} is not empty; continue its run with --resume or choose another --out")
+        if self.step >= self.config.steps:
+            raise ValueError(f"{self.out} is at step {self.step} of {self.config.steps}; raise --steps to go on")
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "config.yaml").write_text(yaml.safe_dump(to_dict(self.config), sort_keys=False))
         logger.info(
@@ -129,7 +133,17 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         logged: dict[str, float] = {}
         for n in range(c.batch):
-            terms = self.objective(self._frame_index(self.step * c.batch + n), self.step % c.render_every == 0)
+            index = self._frame_index(self.step * c.batch + n)
+            try:
+                terms = self.objective(index, self.step % c.render_every == 0)
+            except (ValueError, OSError) as error:  # a broken file: the message names it
+                self.skipped.add(index)
+                logger.warning("step %d: frame skipped, %d so far: %s", self.step, len(self.skipped), error)
+                if len(self.skipped) == len(self.indices):
+                    raise ValueError(
+                        f"not one of {len(self.indices)} frames can be trained on; last: {error}"
+                    ) from error
+                continue
             total = sum(value for name, value in terms.items() if not name.startswith("_")) / c.batch
             total.backward()
             for name, value in terms.items():
@@ -194,7 +208,7 @@ class Trainer:
             "seconds": round(self.seconds, 1),
             "seed": self.config.seed,
             "data": Path(getattr(self.dataset, "root", "")).name,
-            "frames": len(self.indices),
+            "frames": len(self.indices) - len(self.skipped),
             "validation": validation,
             "train": {k: v for k, v in to_dict(self.config).items() if k != "model"},
         }
@@ -226,15 +240,15 @@ class Trainer:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as error:  # torch raises many types for a damaged file; all mean the same to the user
             raise ValueError(f"{path} cannot be resumed from ({error}); delete it to start anew") from error
-        stored = json.loads(state["config"])
-        if stored["model"] != to_dict(self.config)["model"]:
+        if not isinstance(state, dict) or not {"config", "step", "best", "tau", "seconds"} <= set(state):
+            raise ValueError(f"{path} was not written by `gsrender train`; delete it to start anew")
+        stored, mine = json.loads(state["config"]), to_dict(self.config)
+        if stored["model"] != mine["model"]:
             raise ValueError(f"{path} belongs to another model configuration; use the run's own config.yaml")
+        for name in (k for k in mine if stored.get(k) != mine[k]):
+            logger.warning("resumed with another %s: %s before, now %s", name, stored.get(name), mine[name])
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best, self.seconds, self.tau = (state[k] for k in ("step", "best", "seconds", "tau"))
-        mine = to_dict(self.config)
-        changed = [k for k in mine if stored.get(k) != mine[k]]
-        if changed:
-            logger.warning("resumed with other settings than before: %s", ", ".join(changed))
         logger.info("resumed at step %d", self.step)

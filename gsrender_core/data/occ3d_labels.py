@@ -41,6 +41,8 @@ def read_npz_arrays(path: Path, required: tuple[str, ...]) -> dict[str, np.ndarr
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("not a zip archive, or cut off")
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
             raise ValueError("it is a single npy array")

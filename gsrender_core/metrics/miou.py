@@ -1,5 +1,7 @@
 """Mean intersection over union of voxel labels, as Occ3D-nuScenes defines it."""
 
+import math
+
 import numpy as np
 
 from gsrender_core.classes import CLASS_NAMES, NUM_CLASSES, class_id
@@ -13,6 +15,13 @@ def mean_of_known(values: np.ndarray) -> float:
     """Mean of what is not NaN; NaN, without a warning, where nothing is known."""
     known = np.asarray(values)[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")
+
+
+def without_nan(value):
+    """The same nested values with NaN replaced by None, as JSON wants it."""
+    if isinstance(value, dict):
+        return {k: without_nan(v) for k, v in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 class MeanIoU:

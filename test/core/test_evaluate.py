@@ -6,8 +6,8 @@ from small import SmallData, small_model
 
 from gsrender_core.classes import FREE
 from gsrender_core.data.occ3d_labels import Occ3DLabels
-from gsrender_core.evaluate import constant_images, evaluate, grey_images, majority_grid, sweep_tau, without_nan
-from gsrender_core.metrics.miou import MeanIoU
+from gsrender_core.evaluate import constant_images, evaluate, grey_images, majority_grid, sweep_tau
+from gsrender_core.metrics.miou import MeanIoU, without_nan
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.predictor import Predictor
 from gsrender_core.voxel_grid import VoxelGrid

@@ -219,3 +219,55 @@ def test_predictor_refuses_frames_of_another_size(tmp_path):
         Predictor(GSRender(small_training().model), device="cpu", precision="half")
     with pytest.raises(ValueError, match="unknown device"):
         Predictor(GSRender(small_training().model), device="tpu9")
+
+
+def test_frames_that_cannot_be_read_are_skipped_counted_and_named(tmp_path, caplog):
+    class Broken(SmallData):
+        bad = (1,)
+
+        def frame(self, i, labels=True):
+            if i in self.bad:
+                raise ValueError(f"sweep {i} is cut off")
+            return super().frame(i, labels)
+
+    config = small_training(steps=3, adjacent=(), ray_adjacent=())
+    Trainer(config, Broken(), tmp_path / "run", "cpu").run()
+    assert "sweep 1 is cut off" in caplog.text
+    assert read_header(tmp_path / "run" / "last.safetensors")["info"]["frames"] == 2
+    nothing = Broken()
+    nothing.bad = (0, 1, 2)
+    with pytest.raises(ValueError, match="not one of 3 frames is usable"):
+        Trainer(config, nothing, tmp_path / "none", "cpu").run()
+
+
+def test_checkpoints_with_broken_numbers_are_neither_written_nor_read(tmp_path):
+    model = GSRender(small_training().model)
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, model, {})
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    weights = load_file(path)
+    weights["head.output.bias"][0] = float("nan")
+    save_file(weights, path, metadata=metadata)
+    with pytest.raises(ValueError, match="'head.output.bias' holds NaN"):
+        load_checkpoint(path)
+    with torch.no_grad():
+        model.head.output.bias[0] = float("inf")
+    with pytest.raises(ValueError, match="is not finite"):
+        save_checkpoint(path, model, {})
+
+
+def test_foreign_resume_files_and_finished_runs_are_named(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    torch.save({"a": 1}, run / "resume.pt")
+    with pytest.raises(ValueError, match="was not written by"):
+        Trainer(small_training(), SmallData(), run, "cpu").run(resume=True)
+    with pytest.raises(FileExistsError, match="is not empty"):
+        Trainer(small_training(), SmallData(), run, "cpu").run()
+    Trainer(small_training(steps=2), SmallData(), tmp_path / "done", "cpu").run()
+    with pytest.raises(ValueError, match="at step 2 of 2"):
+        Trainer(small_training(steps=2), SmallData(), tmp_path / "done", "cpu").run(resume=True)
