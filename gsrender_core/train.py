@@ -140,9 +140,7 @@ class Trainer:
                 self.skipped.add(index)
                 logger.warning("step %d: frame skipped, %d so far: %s", self.step, len(self.skipped), error)
                 if len(self.skipped) == len(self.indices):
-                    raise ValueError(
-                        f"not one of {len(self.indices)} frames can be trained on; last: {error}"
-                    ) from error
+                    raise ValueError(f"not one of {len(self.indices)} frames is usable; last: {error}") from error
                 continue
             total = sum(value for name, value in terms.items() if not name.startswith("_")) / c.batch
             total.backward()

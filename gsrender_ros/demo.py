@@ -21,7 +21,7 @@ import numpy as np
 from gsrender_core.checkpoint import default_checkpoint, read_header
 from gsrender_core.config import ModelConfig, from_dict
 from gsrender_core.data.nuscenes import NuScenes
-from gsrender_core.evaluate import without_nan
+from gsrender_core.metrics.miou import without_nan
 from gsrender_core.pictures import occupancy_picture
 from gsrender_core.predict_folder import write_png
 from gsrender_core.world import generate_world
