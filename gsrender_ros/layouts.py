@@ -52,8 +52,18 @@ class CameraNames:
 
 
 def fixed_frame(settings: Settings) -> str:
-    """Frame in which the world stands still."""
-    return settings.fixed_frame or LAYOUTS[settings.layout].fixed_frame
+    """Frame in which the world stands still.
+
+    Raises:
+        ValueError: it is the vehicle's own frame, in which the vehicle would never move.
+    """
+    frame = settings.fixed_frame or LAYOUTS[settings.layout].fixed_frame
+    if frame.lstrip("/") == settings.ego_frame.lstrip("/"):
+        raise ValueError(
+            f"frames.ego and frames.fixed are both '{frame}': name the vehicle's frame (base_link) and the one it "
+            "moves in (map, odom)"
+        )
+    return frame
 
 
 def camera_names(settings: Settings) -> tuple[CameraNames, ...]:

@@ -12,10 +12,10 @@ import time
 import rclpy
 from nav_msgs.msg import Odometry
 from rclpy.duration import Duration
+from rclpy.exceptions import NameValidationException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 
 from gsrender_ros.calibration import read_calibration
 from gsrender_ros.camera_sync import CameraSync, ImageSet, watch_clock
@@ -27,6 +27,7 @@ from gsrender_ros.inference_worker import InferenceWorker
 from gsrender_ros.layouts import camera_names, fixed_frame
 from gsrender_ros.outputs import OccupancyOutputs
 from gsrender_ros.parameters import Settings, read_settings
+from gsrender_ros.ros_arguments import explain_name, start_rclpy
 from gsrender_ros.standins import GENUINE, Buffer, TransformListener
 from gsrender_ros.statistics import FrameDropped, FrameStatistics
 from gsrender_ros.stop_signal import StopSignal
@@ -173,15 +174,16 @@ def main(args: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="[%(levelname)s] %(name)s: %(message)s")
     prepare_environment()
     try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except (RuntimeError, ValueError) as error:  # arguments that rcl cannot parse
-        logging.getLogger("occupancy_node").error("cannot start: %s", str(error).strip().splitlines()[0])
+        start_rclpy(args)
+    except ValueError as error:
+        logging.getLogger("occupancy_node").error("cannot start: %s", error)
         return 1
     stop = StopSignal()
     try:
         node = OccupancyNode()
-    except (FileNotFoundError, ValueError, RuntimeError) as error:
-        rclpy.logging.get_logger("occupancy_node").fatal(f"cannot start: {error}")
+    except (FileNotFoundError, ValueError, RuntimeError, NameValidationException) as error:
+        text = explain_name(error) if isinstance(error, NameValidationException) else str(error)
+        rclpy.logging.get_logger("occupancy_node").fatal(f"cannot start: {text}")
         rclpy.try_shutdown()
         return 1
     executor = SingleThreadedExecutor()

@@ -125,13 +125,18 @@ class Settings:
 
     def __post_init__(self):
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
-            raise ValueError(f"cameras must name each camera once, got {list(self.cameras)}")
+            raise ValueError(f"cameras must name each camera once, and at least one, got {list(self.cameras)}")
         if self.reference_camera not in self.cameras:
             raise ValueError(
                 f"reference_camera '{self.reference_camera}' is not among cameras {list(self.cameras)}: name one"
             )
         for spec in dataclasses.fields(self):
             _check(spec.metadata["name"], getattr(self, spec.name), spec.metadata["limits"])
+        if self.tf_wait_s > self.tf_cache_s:
+            raise ValueError(
+                f"tf.wait_s is {self.tf_wait_s:g}, longer than tf.cache_s, {self.tf_cache_s:g}: transforms would be "
+                "forgotten while images wait for them; raise tf.cache_s"
+            )
         for name, template in (
             ("topics.image", self.image_topic),
             ("topics.camera_info", self.camera_info_topic),
@@ -191,7 +196,7 @@ def read_settings(node) -> tuple[Settings, list[str]]:
                 f"{meta['name']} is {given.value if given else '?'!r}, must be a {type(default).__name__}"
                 f"{' in ' + str(limits) if str(limits) else ''}"
             ) from error
-        values[spec.name] = tuple(value) if isinstance(spec.default, tuple) else value
+        values[spec.name] = tuple(value or ()) if isinstance(spec.default, tuple) else value
     return Settings(**values), _unknown(node)
 
 

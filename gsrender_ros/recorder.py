@@ -17,13 +17,13 @@ import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from gsrender_ros.bag_reading import message_class
 from gsrender_ros.environment import prepare_environment
 from gsrender_ros.nuscenes_to_bag import BAG_VERSION
+from gsrender_ros.ros_arguments import start_rclpy, without_ros_arguments
 from gsrender_ros.stop_signal import StopSignal
 
 DISCOVERY_PERIOD_S = 0.1
@@ -94,7 +94,7 @@ def record(bag: Path, topics: list[str], duration_s: float, max_messages: int) -
     """Record until a limit is reached or a signal arrives; returns the number of messages a topic.
 
     Raises:
-        FileExistsError: the bag exists.
+        OSError: the bag exists (FileExistsError), or cannot be written.
     """
     if bag.exists():
         raise FileExistsError(f"{bag} exists already; choose another name or remove it")
@@ -113,32 +113,55 @@ def record(bag: Path, topics: list[str], duration_s: float, max_messages: int) -
             recorder.destroy_node()
 
 
-def main(args: list[str] | None = None) -> int:
-    """Record; 1 when the bag exists, 2 for wrong arguments."""
-    logging.basicConfig(level=logging.INFO, format="[%(levelname)s] %(name)s: %(message)s")
-    logger = logging.getLogger("recorder")
-    args = list(sys.argv if args is None else args)
+def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="recorder", description="Record topics into a rosbag2 (mcap).")
     parser.add_argument("bag", type=Path, help="folder to write")
     parser.add_argument("topics", nargs="+", help="absolute topic names")
     parser.add_argument("--duration", type=float, default=float("inf"), metavar="S", help="end after S seconds")
     parser.add_argument("--max-messages", type=int, default=sys.maxsize, metavar="N", help="end after N messages")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bag")
-    given = parser.parse_args(rclpy.utilities.remove_ros_args(args)[1:])
-    prepare_environment()
-    if given.overwrite and (given.bag / "metadata.yaml").is_file():
-        shutil.rmtree(given.bag)
-    # Our own handlers finish the bag; rclpy's would shut the context down under the writer.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    given = parser.parse_args(arguments)
+    relative = [topic for topic in given.topics if not topic.startswith("/")]
+    if relative:
+        parser.error(f"topic names must be absolute: write /{relative[0]} instead of {relative[0]}")
+    if not given.duration > 0:  # refuses nan as well
+        parser.error(f"--duration is {given.duration:g} s, must be positive")
+    if given.max_messages <= 0:
+        parser.error(f"--max-messages is {given.max_messages}, must be positive")
+    return given
+
+
+def main(args: list[str] | None = None) -> int:
+    """Record; 1 when that fails or a limited recording received nothing, 2 for wrong arguments."""
+    logging.basicConfig(level=logging.INFO, format="[%(levelname)s] %(name)s: %(message)s")
+    logger = logging.getLogger("recorder")
+    args = list(sys.argv if args is None else args)
     try:
+        given = _arguments(without_ros_arguments(args)[1:])
+        prepare_environment()
+        # Our own handlers finish the bag; rclpy's would shut the context down under the writer.
+        start_rclpy(args)
+    except ValueError as error:
+        logger.error("%s", error)
+        return 1
+    try:
+        if given.overwrite and (given.bag / "metadata.yaml").is_file():
+            shutil.rmtree(given.bag)
         recorded = record(given.bag, given.topics, given.duration, given.max_messages)
     except FileExistsError as error:
         logger.error("%s", error)
         return 1
+    except OSError as error:
+        logger.error("cannot write %s: %s; choose a folder that can be written", given.bag, error)
+        return 1
     finally:
         rclpy.try_shutdown()
+    if not recorded.total():
+        logger.warning("%s: nothing was recorded; are %s published?", given.bag, ", ".join(given.topics))
+        limited = given.duration < float("inf") or given.max_messages < sys.maxsize
+        return 1 if limited else 0
     counts = ", ".join(f"{topic} {count}" for topic, count in sorted(recorded.items()))
-    logger.info("%s: %s", given.bag, counts or "empty")
+    logger.info("%s: %s", given.bag, counts)
     return 0
 
 

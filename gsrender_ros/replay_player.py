@@ -4,6 +4,7 @@ Messages go out as the bytes that the bag holds. Latched topics (/tf_static) are
 the start offset.
 
     python -m gsrender_ros.replay_player BAG [--rate R] [--loop] [--start S] [--delay S] [--wait-for TOPIC]
+        [--wait-timeout S] [--clock [HZ]]
 """
 
 import argparse
@@ -17,18 +18,20 @@ from dataclasses import dataclass
 
 import rclpy
 from rclpy.duration import Duration
+from rclpy.exceptions import NameValidationException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import Reader, ReaderError
 from rosgraph_msgs.msg import Clock
 
-from gsrender_ros.bag_reading import BagError, message_class, open_bag
+from gsrender_ros.bag_reading import BagError, first_line, message_class, open_bag
 from gsrender_ros.environment import prepare_environment
+from gsrender_ros.ros_arguments import explain_name, start_rclpy, without_ros_arguments
 from gsrender_ros.stop_signal import StopSignal
 
-CLOCK_PERIOD_S = 0.01
+CLOCK_HZ = 100.0
+LONGEST_S = 1e9
 WAIT_TIMEOUT_S = 60.0
 DRAIN_S = 2.0
 
@@ -44,6 +47,7 @@ class PlayOptions:
         delay_s: wait before playing, for subscribers to be discovered.
         wait_for: topics that must have a subscriber before playing starts.
         wait_timeout_s: how long to wait for them; played anyway then, with a warning.
+        clock_hz: /clock ticks so often between two messages, in wall time, and with every message.
     """
 
     rate: float = 1.0
@@ -52,12 +56,19 @@ class PlayOptions:
     delay_s: float = 1.0
     wait_for: tuple[str, ...] = ()
     wait_timeout_s: float = WAIT_TIMEOUT_S
+    clock_hz: float = CLOCK_HZ
 
     def __post_init__(self):
         if not 0.001 <= self.rate <= 1000.0:
             raise ValueError(f"rate is {self.rate:g}, must lie in 0.001 to 1000")
-        if self.start_s < 0 or self.delay_s < 0:
-            raise ValueError(f"start ({self.start_s:g} s) and delay ({self.delay_s:g} s) must not be negative")
+        if not 1.0 <= self.clock_hz <= 1000.0:
+            raise ValueError(f"clock is {self.clock_hz:g} Hz, must lie in 1 to 1000 Hz")
+        for name in ("start_s", "delay_s", "wait_timeout_s"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= LONGEST_S:  # refuses nan as well
+                raise ValueError(
+                    f"{name[:-2].replace('_', '-')} is {value:g} s, must be finite and lie in 0 to {LONGEST_S:g} s"
+                )
 
 
 class ReplayPlayer(Node):
@@ -128,7 +139,7 @@ class ReplayPlayer(Node):
                 self.get_logger().info("end of the bag: starting again")
         except (ReaderError, sqlite3.Error, OSError, ValueError) as error:
             count = self.published.total()
-            raise BagError(f"{self._reader.path} is damaged behind {count} messages: {error}") from error
+            raise BagError(f"{self._reader.path} is damaged behind {count} messages: {first_line(error)}") from error
 
     def _play_latched(self, start_ns: int) -> None:
         connections = [c for c in self._reader.connections if c.topic in self._latched]
@@ -150,13 +161,14 @@ class ReplayPlayer(Node):
 
     def _sleep_until(self, began: float, start_ns: int, stamp_ns: int) -> None:
         """Sleep up to a message's moment and keep /clock ticking meanwhile."""
+        period_s = 1.0 / self._options.clock_hz
         while not self._stop:
             wait_s = began + (stamp_ns - start_ns) / 1e9 / self._options.rate - time.monotonic()
             if wait_s <= 0:
                 return
-            time.sleep(min(wait_s, CLOCK_PERIOD_S))
-            if wait_s > CLOCK_PERIOD_S:
-                self._publish_clock(stamp_ns - int((wait_s - CLOCK_PERIOD_S) * self._options.rate * 1e9))
+            time.sleep(min(wait_s, period_s))
+            if wait_s > period_s:
+                self._publish_clock(stamp_ns - int((wait_s - period_s) * self._options.rate * 1e9))
 
     def _publish(self, topic: str, data) -> None:
         self._publishers_by_topic[topic].publish(bytes(data))
@@ -200,10 +212,25 @@ def _options(arguments: list[str]) -> tuple[str, PlayOptions]:
         "--wait-for", action="append", default=[], metavar="TOPIC", help="wait until TOPIC is subscribed to"
     )
     parser.add_argument("--wait-timeout", type=float, default=WAIT_TIMEOUT_S, metavar="S", help="longest wait, seconds")
+    parser.add_argument(
+        "--clock",
+        type=float,
+        nargs="?",
+        default=CLOCK_HZ,
+        const=CLOCK_HZ,
+        metavar="HZ",
+        help=f"rate of /clock, which is always published; default {CLOCK_HZ:g}",
+    )
     given = parser.parse_args(arguments)
     try:
         return given.bag, PlayOptions(
-            given.rate, given.loop, given.start, given.delay, tuple(given.wait_for), given.wait_timeout
+            rate=given.rate,
+            loop=given.loop,
+            start_s=given.start,
+            delay_s=given.delay,
+            wait_for=tuple(given.wait_for),
+            wait_timeout_s=given.wait_timeout,
+            clock_hz=given.clock,
         )
     except ValueError as error:
         parser.error(str(error))
@@ -215,16 +242,19 @@ def main(args: list[str] | None = None) -> int:
     logger = logging.getLogger("replay_player")
     prepare_environment()
     args = list(sys.argv if args is None else args)
-    bag, options = _options(rclpy.utilities.remove_ros_args(args)[1:])
     player = None
     try:
+        bag, options = _options(without_ros_arguments(args)[1:])
         with contextlib.closing(open_bag(bag)) as reader:
-            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+            start_rclpy(args)
             player = ReplayPlayer(reader, options, StopSignal())
             player.play()
             logger.info("%d messages published, %d skipped", player.published.total(), player.skipped.total())
-    except BagError as error:
+    except (BagError, ValueError) as error:
         logger.error("%s", error)
+        return 1
+    except NameValidationException as error:
+        logger.error("%s", explain_name(error))
         return 1
     finally:
         if player is not None:

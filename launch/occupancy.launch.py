@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -21,8 +22,6 @@ from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PythonExpression
 from launch_ros.actions import Node
-
-from launch import LaunchDescription
 
 PACKAGE = "gsrender_ros"
 
@@ -131,10 +130,9 @@ def _play_bag(context) -> list:
         return []
     arguments = context.launch_configurations["bag_args"].split()
     if _prefix("rosbag2_transport") is None:
-        own = [a for i, a in enumerate(arguments) if a != "--clock" and (i == 0 or arguments[i - 1] != "--clock")]
         return [
             LogInfo(msg="rosbag2 is not installed: playing with gsrender_ros.replay_player"),
-            ExecuteProcess(cmd=[sys.executable, "-m", "gsrender_ros.replay_player", bag, *own], output="screen"),
+            ExecuteProcess(cmd=[sys.executable, "-m", "gsrender_ros.replay_player", bag, *arguments], output="screen"),
         ]
     if not any(argument == "--clock" or argument.startswith("--clock=") for argument in arguments):
         arguments += ["--clock", "100"]

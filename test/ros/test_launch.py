@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gsrender_ros import environment
+from gsrender_ros import environment, replay_player
 from gsrender_ros.layouts import LAYOUTS
 from gsrender_ros.outputs import LATCHED
 
@@ -110,5 +110,10 @@ def test_a_bag_brings_simulated_time(launch_module, given, expected):
         argument.execute(context)
     assert context.launch_configurations["use_sim_time"] == expected
     assert len(launch_module._play_bag(context)) == (0 if not given else 2)
+    if given and not launch_module._prefix("rosbag2_transport"):
+        _, player = launch_module._play_bag(context)
+        command = [part.text for argument in player.cmd for part in argument]
+        _, options = replay_player._options(command[3:])  # the player takes what `ros2 bag play` takes
+        assert options.clock_hz == 100.0
     node, _ = launch_module._start_node(context)
     assert node.node_executable in ("occupancy_node", sys.executable)

@@ -179,6 +179,12 @@ def test_nuscenes2bag_by_odometry_in_a_namespace_recorded_by_the_recorder(checkp
     ("parameters", "text"),
     [
         ({"checkpoint": "garbage.safetensors"}, "garbage.safetensors is not a readable safetensors file"),
+        (
+            {"topics.image": "1bad {camera}"},
+            "Invalid topic name: topic name token must not start with a number: '1bad cam_front'; choose another",
+        ),
+        ({"frames.ego": "map"}, "frames.ego and frames.fixed are both 'map'"),
+        ({"cameras": "[]"}, "cameras must name each camera once, and at least one, got []"),
         ({"layout": "gsrendr"}, "layout is 'gsrendr', must be one of: gsrender, nuscenes2bag"),
     ],
 )

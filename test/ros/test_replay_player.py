@@ -12,7 +12,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
-from gsrender_ros import replay_player
+from gsrender_ros import recorder, replay_player
 from gsrender_ros.bag_reading import BagError, message_class, open_bag
 from gsrender_ros.replay_player import PlayOptions, ReplayPlayer
 from gsrender_ros.standins import GENUINE
@@ -50,8 +50,15 @@ def test_refusals_say_what_is_wrong(bag, tmp_path):
     assert "cannot be read" in _refusal(copy)
     (copy / "metadata.yaml").write_text("rosbag2_bagfile_information: {}")
     assert "cannot be read" in _refusal(copy)
+    for garbage in ("", "just text", ": : {{{ [\n\x01 garbage\n- a: b: c"):
+        (copy / "metadata.yaml").write_text(garbage)
+        text = _refusal(copy)
+        assert text.startswith(f"{copy} cannot be read: ") and "metadata" in text and "subscriptable" not in text
+        assert text.endswith(f"record or copy it again, or run `ros2 bag reindex {copy}`")
     (copy / "metadata.yaml").unlink()
     assert "holds no metadata.yaml (was the recording ended?)" in _refusal(copy)
+    (copy / "v1.0-mini").mkdir()
+    assert "this is a nuScenes-schema folder: `gsrender to-bag` makes a bag of it" in _refusal(copy)
 
 
 def test_the_command_exits_with_1_for_a_bag_and_2_for_an_argument_it_cannot_use(tmp_path, caplog):
@@ -62,6 +69,31 @@ def test_the_command_exits_with_1_for_a_bag_and_2_for_an_argument_it_cannot_use(
     assert wrong.value.code == 2
     with pytest.raises(ValueError, match="rate is -1"):
         PlayOptions(rate=-1)
+
+
+@pytest.mark.parametrize("flag", ["--start", "--delay", "--wait-timeout", "--rate", "--clock"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_numbers_that_are_no_duration_or_rate_are_refused_in_one_line(flag, value, capsys):
+    with pytest.raises(SystemExit) as wrong:
+        replay_player.main(["replay_player", "bag", flag, value])
+    assert wrong.value.code == 2
+    assert f"error: {flag[2:]} is {value}" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_clock_takes_a_rate_or_none_as_ros2_bag_play_does():
+    def clock_hz(*arguments):
+        return replay_player._options(["bag", *arguments])[1].clock_hz
+
+    assert (clock_hz(), clock_hz("--clock"), clock_hz("--clock", "--loop")) == (100.0, 100.0, 100.0)
+    assert (clock_hz("--clock", "25"), clock_hz("--clock=25", "--loop")) == (25.0, 25.0)
+
+
+@pytest.mark.parametrize("program", [replay_player, recorder])
+@pytest.mark.parametrize("arguments", [["-p"], ["-p", "bad"]])
+def test_malformed_ros_arguments_give_one_line(program, arguments, caplog):
+    assert program.main(["program", "bag", "/topic", "--ros-args", *arguments]) == 1
+    (line,) = caplog.messages
+    assert "parse" in line and "\n" not in line
 
 
 def test_types_that_are_not_installed_are_skipped_and_counted(tmp_path):
