@@ -37,6 +37,7 @@ __all__ = [
 
 DEFAULT_CACHE_S = 10.0
 MAX_GRAPH_DEPTH = 1000
+COMPLAINT_PERIOD_S = 5.0
 
 
 class Buffer:
@@ -48,6 +49,7 @@ class Buffer:
         self._frames: dict[str, History] = {}
         self._parents: set[str] = set()
         self._lock = threading.RLock()
+        self._complained_at: dict[str, float] = {}
 
     def set_transform(self, transform: TransformStamped, authority: str = "default_authority") -> None:
         """Add a transform with a history. What is invalid or too old is refused with a logged reason."""
@@ -71,9 +73,8 @@ class Buffer:
         elif abs(norm - 1.0) > 1e-2:
             problem = f"the quaternion has norm {norm:.4f}, expected 1"
         if problem:
-            get_logger("tf2_buffer").error(
-                f"TF ignored: {parent!r} -> {child!r} from {authority}: {problem}", throttle_duration_sec=5.0
-            )
+            if self._may_complain(child):
+                get_logger("tf2_buffer").error(f"TF ignored: {parent!r} -> {child!r} from {authority}: {problem}")
             return
         stamp_ns = transform.header.stamp.sec * 1_000_000_000 + transform.header.stamp.nanosec
         with self._lock:
@@ -81,12 +82,21 @@ class Buffer:
             if history is None or history.static != static:
                 history = self._frames[child] = History(static)
             self._parents.add(parent)
-            if not history.insert(stamp_ns, (parent, translation, quaternion), self._cache_ns):
+            inserted = history.insert(stamp_ns, (parent, translation, quaternion), self._cache_ns)
+            if not inserted and self._may_complain(child):
                 get_logger("tf2_buffer").warning(
                     f"TF_OLD_DATA ignoring data from the past for frame {child} at time {seconds(stamp_ns)} "
-                    f"according to authority {authority}",
-                    throttle_duration_sec=5.0,
+                    f"according to authority {authority}"
                 )
+
+    def _may_complain(self, child: str) -> bool:
+        """Once a period and frame; rclpy's own throttle forgets with every logger that ``get_logger`` makes."""
+        with self._lock:
+            now = wall_time.monotonic()
+            if now - self._complained_at.get(child, -COMPLAINT_PERIOD_S) < COMPLAINT_PERIOD_S:
+                return False
+            self._complained_at[child] = now
+            return True
 
     def clear(self) -> None:
         """Forget all histories; static transforms and the names of frames stay, as in tf2."""

@@ -14,6 +14,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from gsrender_core.geometry import quaternion_from_rotation, rotation_from_quaternion, transform
+from gsrender_ros.standins import tf2 as tf2_standin
 
 
 def _implementations(genuine: str, standin: str):
@@ -214,6 +215,26 @@ def test_unusable_transforms_are_ignored(module):
     unnormalised.transform.rotation.w = 2.0
     buffer.set_transform(unnormalised, "test")
     assert not buffer.can_transform("base_link", "unnormalised", _at(101.0))
+
+
+def test_unusable_transforms_are_reported_once_a_period_and_frame(monkeypatch):
+    lines, now = [], [100.0]
+    logger = type("Logger", (), {"error": lambda self, line: lines.append(line)})
+    monkeypatch.setattr(tf2_standin, "get_logger", lambda name: logger())
+    monkeypatch.setattr(tf2_standin.wall_time, "monotonic", lambda: now[0])
+    buffer = tf2_standin.Buffer()
+
+    def send(child: str) -> int:
+        broken = _transform("base_link", child, 101.0, np.eye(4))
+        broken.transform.translation.x = float("nan")
+        before = len(lines)
+        buffer.set_transform(broken, "test")
+        return len(lines) - before
+
+    assert [send("a"), send("a"), send("b"), send("a")] == [1, 0, 1, 0]
+    assert "'a' from test: the transform holds a value that is not finite" in lines[0]
+    now[0] += tf2_standin.COMPLAINT_PERIOD_S
+    assert [send("a"), send("a")] == [1, 0]
 
 
 @tf2
