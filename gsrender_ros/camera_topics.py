@@ -60,7 +60,7 @@ class CameraTopics:
         """Intrinsics of all cameras in order.
 
         Raises:
-            FrameDropped: reason no_camera_info; names the cameras and where their intrinsics are expected.
+            FrameDropped: no_camera_info (names the cameras and where their intrinsics are expected), calibration.
         """
         missing = [
             camera
@@ -77,10 +77,10 @@ class CameraTopics:
         for camera in self.cameras:
             calibrated = self._calibration.get(camera.camera)
             if calibrated is not None:
-                found.append(Intrinsics(calibrated.K, (calibrated.width, calibrated.height)))
+                found.append(Intrinsics(calibrated.K, (calibrated.width, calibrated.height), camera.camera))
             else:
                 message = self._camera_info[camera.camera]
-                found.append(intrinsics_from_camera_info(message, self._settings.distortion))
+                found.append(intrinsics_from_camera_info(message, self._settings.distortion, camera.camera))
         return found
 
     @property

@@ -35,10 +35,11 @@ _RGB_OF_CLASS = (
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """``K`` float64 [3, 3] px, and the ``size`` (width, height) of the images it belongs to."""
+    """``K`` float64 [3, 3] px, the ``size`` (width, height) of the images it belongs to, and their camera's name."""
 
     K: np.ndarray
     size: tuple[int, int]
+    camera: str = "a camera"
 
 
 def stamp_to_ns(stamp) -> int:
@@ -76,30 +77,31 @@ def decode_image(message) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def intrinsics_from_camera_info(message, distortion: str = "refuse") -> Intrinsics:
+def intrinsics_from_camera_info(message, distortion: str = "refuse", camera: str = "") -> Intrinsics:
     """Intrinsics of a CameraInfo.
 
     ``R`` is not read: published recordings carry wrong ones. ``distortion`` as the parameter of that
-    name: refuse a distorted lens, ignore its distortion, or take P for images that are rectified.
+    name: refuse a distorted lens, ignore its distortion, or take P for images that are rectified. ``camera``
+    is its name in the topics; empty: the message's frame_id.
 
     Raises:
-        FrameDropped: reason no_camera_info; not calibrated, not finite, or distorted and refused.
+        FrameDropped: reason calibration; not calibrated, not finite, or distorted and refused.
     """
-    name = message.header.frame_id or "a camera"
+    name = camera or message.header.frame_id or "a camera"
     K = np.array(message.k, dtype=np.float64).reshape(3, 3)
     if distortion == "rectified":
         K = np.array(message.p, dtype=np.float64).reshape(3, 4)[:, :3].copy()
     if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
-        raise FrameDropped("no_camera_info", f"CameraInfo of {name} is not calibrated: K = {K.reshape(-1).tolist()}")
+        raise FrameDropped("calibration", f"CameraInfo of {name} is not calibrated: K = {K.reshape(-1).tolist()}")
     D = np.array(message.d, dtype=np.float64)
     if distortion == "refuse" and np.any(D != 0):
         raise FrameDropped(
-            "no_camera_info",
+            "calibration",
             f"CameraInfo of {name} has lens distortion ({message.distortion_model} {D.round(4).tolist()}), and images "
             "are not undistorted here: rectify them (image_proc) and set distortion:=rectified, or accept the error "
             "with distortion:=ignore",
         )
-    return Intrinsics(K, (message.width, message.height))
+    return Intrinsics(K, (message.width, message.height), name)
 
 
 def cloud_from_occupancy(occupancy: OccupancyGrid, frame_id: str) -> PointCloud2:

@@ -27,7 +27,7 @@ class FrameAssembler:
         """One frame of one set of images; intrinsics of the images as they arrive, in the order of the cameras.
 
         Raises:
-            FrameDropped: decode (an image is not readable), no_camera_info (its size is not its calibration's).
+            FrameDropped: decode (an image is not readable), calibration (its size is not its calibration's).
         """
         count = len(image_set.messages)
         images = np.empty((count, 3, self.image_size[1], self.image_size[0]), np.uint8)
@@ -39,8 +39,8 @@ class FrameAssembler:
             camera = intrinsics[index]
             if size != camera.size:
                 raise FrameDropped(
-                    "no_camera_info",
-                    f"images of {image_set.channels[index]} are {size[0]}x{size[1]}, their calibration is for "
+                    "calibration",
+                    f"images of {camera.camera} are {size[0]}x{size[1]}, their calibration is for "
                     f"{camera.size[0]}x{camera.size[1]}: calibrate at the size that is published",
                 )
             fit = fit_image(size, camera.K, self.image_size)

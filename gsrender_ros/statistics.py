@@ -11,7 +11,8 @@ import numpy as np
 DROP_REASONS = (
     "zero_stamp",  # its header carries no stamp
     "spread",  # no images of all other cameras within sync.slop_s
-    "no_camera_info",  # intrinsics of a camera are not known, or not usable
+    "no_camera_info",  # intrinsics of a camera are not known yet
+    "calibration",  # they are known, and do not fit: another image size, a distorted lens, no focal length
     "no_tf",  # a transform is missing
     "superseded",  # a newer set came while the network was busy
     "reset",  # time jumped back

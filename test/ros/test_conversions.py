@@ -119,8 +119,9 @@ def test_intrinsics_of_camera_info():
     assert intrinsics_from_camera_info(distorted, "ignore").K[0, 0] == 100
     assert intrinsics_from_camera_info(distorted, "rectified").K.tolist() == [[90, 0, 79], [0, 91, 44], [0, 0, 1]]
     for k in ([0.0] * 9, [float("nan")] + [1.0] * 8):
-        with pytest.raises(FrameDropped, match="not calibrated"):
-            intrinsics_from_camera_info(camera_info(k=k))
+        with pytest.raises(FrameDropped, match="CameraInfo of cam_left is not calibrated") as dropped:
+            intrinsics_from_camera_info(camera_info(k=k), camera="cam_left")
+        assert dropped.value.reason == "calibration"
 
 
 def test_transforms_survive_their_messages():
@@ -155,7 +156,7 @@ def test_frames_are_fitted_as_training_fits_them():
 def test_an_image_of_another_size_than_its_calibration_is_refused():
     assemble = FrameAssembler((64, 32))
     messages = image_set([raw(np.zeros((45, 80, 3), np.uint8))])
-    with pytest.raises(FrameDropped, match="CAM_0 are 80x45, their calibration is for 160x90") as dropped:
-        assemble(messages, [Intrinsics(np.eye(3), (160, 90))], RigPose(np.eye(4)[None], np.eye(4)))
-    assert dropped.value.reason == "no_camera_info"
+    with pytest.raises(FrameDropped, match="cam_0 are 80x45, their calibration is for 160x90") as dropped:
+        assemble(messages, [Intrinsics(np.eye(3), (160, 90), "cam_0")], RigPose(np.eye(4)[None], np.eye(4)))
+    assert dropped.value.reason == "calibration"
     assemble.close()

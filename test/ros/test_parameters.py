@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from rclpy.parameter import Parameter
 
 from gsrender_ros.layouts import camera_names, fixed_frame
 from gsrender_ros.parameters import Settings, markdown_table, read_settings, specifications, yaml_text
+from gsrender_ros.statistics import DROP_REASONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,6 +23,7 @@ def context():
 
 
 def read(context, **values):
+    # None stands for what the command line makes of []
     overrides = [Parameter(name.replace("__", "."), value=value) for name, value in values.items()]
     node = Node("parameters", context=context, parameter_overrides=overrides, enable_rosout=False)
     try:
@@ -44,10 +47,14 @@ def test_yaml_file_holds_exactly_the_defaults():
 
 
 def test_readme_shows_the_same_table():
-    readme = ROOT / "README.md"
-    if not readme.is_file() or "| parameter |" not in readme.read_text(encoding="utf-8"):
-        pytest.skip("the README has no parameter table")
-    assert markdown_table() in readme.read_text(encoding="utf-8"), "run: python -m gsrender_ros.parameters"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert markdown_table() in readme, "run: python -m gsrender_ros.parameters"
+
+
+def test_readme_names_every_drop_reason():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (line,) = [text for text in readme.split("\n\n") if text.startswith("Reasons, `dropped.<reason>`")]
+    assert tuple(re.findall(r"`([a-z_]+)`", line)) == DROP_REASONS
 
 
 def test_every_parameter_says_what_it_is():
@@ -77,6 +84,8 @@ def test_an_unknown_name_is_reported_with_the_nearest_known(context):
         ({"sync__queue_size": 1}, "sync.queue_size is 1.*2 to 100"),
         ({"sync__slop_s": "wide"}, "sync.slop_s is 'wide', must be a float"),
         ({"cameras": ["cam_front", "cam_front"]}, "cameras must name each camera once"),
+        ({"cameras": None}, "cameras must name each camera once, and at least one, got \\[\\]"),
+        ({"tf__wait_s": 3.0, "tf__cache_s": 2.0}, "tf.wait_s is 3, longer than tf.cache_s, 2: .*raise tf.cache_s"),
         ({"reference_camera": "cam_top"}, "reference_camera 'cam_top' is not among cameras"),
         ({"topics__image": "camera/image"}, "topics.image 'camera/image' lacks {camera}: 6 cameras would share it"),
     ],
@@ -96,3 +105,10 @@ def test_layouts_name_topics_and_frames():
     free = camera_names(Settings(image_topic="/rig/{camera}/rect", camera_frame="{camera}_optical"))[1]
     assert (free.image_topic, free.frame) == ("/rig/cam_front_right/rect", "cam_front_right_optical")
     assert (fixed_frame(Settings()), fixed_frame(Settings(fixed_frame="odom"))) == ("map", "odom")
+
+
+@pytest.mark.parametrize("frames", [{"ego_frame": "odom", "fixed_frame": "/odom"}, {"ego_frame": "map"}])
+def test_the_vehicle_cannot_be_its_own_fixed_frame(frames):
+    with pytest.raises(ValueError, match="frames.ego and frames.fixed are both") as error:
+        fixed_frame(Settings(**frames))
+    assert "\n" not in str(error.value)
