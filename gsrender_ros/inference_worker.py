@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import Future
 
 from gsrender_ros.statistics import FrameDropped, FrameStatistics
 
@@ -27,11 +28,19 @@ class InferenceWorker:
         self._arrived_at = 0.0
         self._stopping = False
         self.generation = 0
+        self._ready = Future()
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._prepare = None
 
-    def start(self) -> None:
-        """Start the thread."""
+    def start(self, prepare=lambda: None):
+        """Start the thread and return what ``prepare()`` returned in it, or raise what it raised.
+
+        torch keeps a team of OpenMP threads for every Python thread that ever computed, and two teams slow
+        each other down: loading and warming up belong where the inference will run.
+        """
+        self._prepare = prepare
         self._thread.start()
+        return self._ready.result()
 
     def submit(self, item) -> None:
         """Hand over the newest item; never blocks."""
@@ -64,6 +73,12 @@ class InferenceWorker:
         return self._stopping
 
     def _run(self) -> None:
+        try:
+            prepared = self._prepare()
+        except BaseException as error:  # handed to the caller of start()
+            self._ready.set_exception(error)
+            return
+        self._ready.set_result(prepared)
         while True:
             with self._condition:
                 while self._item is None and not self._stopping:

@@ -52,16 +52,15 @@ class OccupancyNode(Node):
         self.get_logger().info(f"parameters: {dataclasses.asdict(self.settings)}")
         self.get_logger().info(f"genuine packages: {', '.join(k for k, v in GENUINE.items() if v) or 'none'}")
         calibration = read_calibration(self.settings.calibration_file) if self.settings.calibration_file else None
-        self.predictor, checkpoint = _load_predictor(self.settings)
-        self.assemble_frame = FrameAssembler(self.predictor.image_size)
         self.statistics = FrameStatistics()
+        self.worker = InferenceWorker(self._process, self.statistics, self.get_logger())
+        self.predictor, checkpoint = self.worker.start(lambda: _load_predictor(self.settings))
+        self.assemble_frame = FrameAssembler(self.predictor.image_size)
         self._cleared_at = 0.0
 
         self._create_transforms(calibration)
         cameras = camera_names(self.settings)
-        self.predictor.warm_up(len(cameras))  # else the first frames wait for seconds
         self.sync = CameraSync(cameras, self.settings, self.statistics, self.get_clock())
-        self.worker = InferenceWorker(self._process, self.statistics, self.get_logger())
         self.sync.on_set = self.worker.submit
         self.sync.on_jump = self._on_stamp_jump
         self._clock_watch = watch_clock(self.get_clock(), self._on_clock_jump)
@@ -70,7 +69,6 @@ class OccupancyNode(Node):
         self.topics = CameraTopics(self, cameras, self.settings, self.sync.add_image, calibration)
         facts = {"device": str(self.predictor.device), "checkpoint": checkpoint}
         self.diagnostics = Diagnostics(self, self.settings, (self.statistics, self.sync, self.topics), facts)
-        self.worker.start()
         self.get_logger().info(f"ready: {len(cameras)} cameras, device {facts['device']}, checkpoint {checkpoint}")
 
     def _create_transforms(self, calibration) -> None:
@@ -166,7 +164,9 @@ def _load_predictor(settings: Settings):
             "`ros2 run` ignore virtual environments)"
         ) from error
     path = settings.checkpoint or str(default_checkpoint())
-    return Predictor.load(path, device=settings.device), path
+    predictor = Predictor.load(path, device=settings.device)
+    predictor.warm_up(len(settings.cameras))  # else the first frames wait for seconds
+    return predictor, path
 
 
 def main(args: list[str] | None = None) -> int:
