@@ -100,6 +100,7 @@ class LossConfig:
     silog_lambda: float = 0.85  # RenderOcc's; 1 is Eq. 13 as printed
     omega: float = 0.8  # adjacent frames (Eq. 14)
     alpha: float = 0.1  # dynamic classes in adjacent frames (Eq. 12, 13)
+    renderocc_dynamic: bool = False  # RenderOcc's list of moving classes instead of ours, for comparison
     depth_net: float = 0.5  # cross-entropy of the lift's depth distribution at the labels
     offset_drift: float = 1.0  # squared mean offset in voxels: keeps the lattice from sliding as one
     free_prior: float = 0.2  # voxels drawn at random are free unless a point lies in them: what no ray ever crosses
@@ -128,6 +129,7 @@ class TrainConfig:
     render_every: int = 1  # steps between rendered ones; the other losses act in every step
     render_cameras: int = 2  # cameras rendered a frame and step, drawn at random; 0: all of them
     rays: int = 8192  # labels used by the direct ray supervision a frame and step
+    renderocc_labels: bool = False  # supervise noise and the own car as "others", as RenderOcc does
     drop_occluded: bool = True  # labels that the LiDAR sees over something which hides them from the camera
     rare_boost: float = 0.5  # labels are drawn with probability ~ (labels of their class in the frame) ** -rare_boost
     bev_flip: bool = True

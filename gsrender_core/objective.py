@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gsrender_core.classes import DYNAMIC_IDS, balance_weights
+from gsrender_core.classes import DYNAMIC_IDS, RENDEROCC_DYNAMIC_IDS, balance_weights
 from gsrender_core.config import TrainConfig
 from gsrender_core.gaussians import Gaussians
 from gsrender_core.geometry import inverse
@@ -51,7 +51,7 @@ class Objective:
         device = frames.device
         self.beta = torch.from_numpy(balance_weights()).to(device)
         self.dynamic = torch.zeros(config.model.num_classes, dtype=torch.bool, device=device)
-        self.dynamic[list(DYNAMIC_IDS)] = True
+        self.dynamic[list(RENDEROCC_DYNAMIC_IDS if config.loss.renderocc_dynamic else DYNAMIC_IDS)] = True
         grid = config.model.grid
         centred = all(abs(lo + hi) < 1e-6 for lo, hi in zip(grid.min_m[:2], grid.max_m[:2], strict=True))
         if config.bev_flip and not centred:

@@ -76,6 +76,13 @@ def test_omega_scales_the_adjacent_terms():
     assert terms[0.5]["semantic"].item() == pytest.approx(terms[1.0]["semantic"].item(), rel=1e-4)
 
 
+def test_the_moving_classes_are_ours_or_renderoccs():
+    ours = objective(small_training(), SmallData()).dynamic
+    theirs = objective(small_training(loss=LossConfig(renderocc_dynamic=True)), SmallData()).dynamic
+    assert ours[2] and ours[6] and not ours[1]  # two-wheelers move, barriers do not
+    assert theirs[1] and not theirs[2] and not theirs[6]
+
+
 @pytest.mark.parametrize("signs", [(-1.0, 1.0), (1.0, -1.0), (-1.0, -1.0)])
 def test_mirroring_volume_cameras_and_motion_together_changes_no_loss(signs):
     data = SmallData()
