@@ -193,7 +193,11 @@ class Trainer:
         self.tau, metrics = max(curve.items(), key=lambda item: item[1]["rayiou"] or 0.0)
         self._append({"step": self.step, "validation": {str(t): m for t, m in curve.items()}, "tau": self.tau})
         logger.info(
-            "step %d validation: RayIoU %s mIoU %s at tau %.2f", self.step, metrics["rayiou"], metrics["miou"], self.tau
+            "step %d validation: RayIoU %.4f mIoU %.4f at tau %.2f",
+            self.step,
+            metrics["rayiou"] or 0.0,
+            metrics["miou"] or 0.0,
+            self.tau,
         )
         if (metrics["rayiou"] or 0.0) > self.best:
             self.best = metrics["rayiou"] or 0.0

@@ -53,7 +53,7 @@ class OccupancyGrid:
 
     Attributes:
         semantics: uint8 [X, Y, Z], class id of each voxel, ``FREE`` (17) where nothing is.
-        confidence: float32 [X, Y, Z] in [0, 1] (opacity times class probability), or None where the
+        confidence: float32 [X, Y, Z] in [0, 1] (opacity times class probability; 0 where free), or None where the
             source has none, as ground truth.
         grid: the volume.
         stamp_ns: the moment, nanoseconds.

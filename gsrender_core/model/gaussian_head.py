@@ -41,7 +41,16 @@ class GaussianHead(nn.Module):
         return Gaussians(means, scales, torch.sigmoid(out[:, 6]), logits, quats)
 
     def opacity_and_logits(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Opacity logit [N] and class logits [N, K] only: all that Eq. 7 and the ray supervision need."""
+        """Opacity before the sigmoid [N] and class logits [N, K] only: what the ray supervision needs."""
         hidden = F.softplus(self.hidden(features))
-        out = F.linear(hidden, self.output.weight[6 : 7 + self.num_classes], self.output.bias[6 : 7 + self.num_classes])
-        return out[:, 0].float(), out[:, 1:].float()
+        return self._part(hidden, 6, 7)[:, 0], self._part(hidden, 7, 7 + self.num_classes)
+
+    def occupied(self, features: torch.Tensor, tau: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The rows whose opacity reaches ``tau``: index int64 [M], opacity [M] and logits [M, K] of those alone."""
+        hidden = F.softplus(self.hidden(features))
+        opacity = torch.sigmoid(self._part(hidden, 6, 7)[:, 0])
+        index = torch.nonzero(opacity >= tau).squeeze(1)
+        return index, opacity[index], self._part(hidden.index_select(0, index), 7, 7 + self.num_classes)
+
+    def _part(self, hidden: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        return F.linear(hidden, self.output.weight[first:last], self.output.bias[first:last]).float()

@@ -122,15 +122,17 @@ class GSRender(nn.Module):
     def occupancy(self, P: torch.Tensor, tau: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Eq. 7 for one frame's P [F, X, Y, Z]: labels uint8 and confidence float32, both [X, Y, Z].
 
-        Equal to ``gaussians(P).to_occupancy``, without the means and scales that Eq. 7 never reads.
+        Where something is, equal to ``gaussians(P).to_occupancy``, without the means, scales and logits
+        that Eq. 7 never reads; the confidence of a free voxel is 0.
         """
-        tau = self.config.tau if tau is None else tau
+        tau, free = self.config.tau if tau is None else tau, self.config.num_classes
         rows = P.permute(1, 2, 3, 0).reshape(-1, P.shape[0])
-        labels, confidence = [], []
-        for chunk, centers in zip(rows.split(_ROWS), self.centers.split(_ROWS), strict=True):
-            opacity, logits = self.head.opacity_and_logits(chunk)
-            flat = Gaussians(centers, centers, torch.sigmoid(opacity), logits)
-            label, sure = flat.to_occupancy(tau, self.config.num_classes)
-            labels.append(label)
-            confidence.append(sure)
-        return torch.cat(labels).view(self.config.grid.shape), torch.cat(confidence).view(self.config.grid.shape)
+        labels = torch.full((len(rows),), free, dtype=torch.uint8, device=P.device)
+        confidence = torch.zeros(len(rows), device=P.device)
+        for start in range(0, len(rows), _ROWS):
+            index, opacity, logits = self.head.occupied(rows[start : start + _ROWS], tau)
+            index = index + start
+            centers = self.centers[index]
+            label, sure = Gaussians(centers, centers, opacity, logits).to_occupancy(tau, free)
+            labels[index], confidence[index] = label, sure
+        return labels.view(self.config.grid.shape), confidence.view(self.config.grid.shape)
