@@ -9,7 +9,7 @@ from gsrender_core.model.blocks import ConvNorm, Residual
 
 def _joined(block: ConvNorm, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """``block`` of both inputs' channels joined, as a sum of two convolutions: no copy into a joint map, and
-    oneDNN's bfloat16 gradient of one 320-channel kernel is ten times slower than that of its two parts."""
+    oneDNN's bfloat16 gradient of one 320-channel kernel is far slower than that of its two parts."""
     conv, norm, relu = block
     cut = first.shape[1]
     y = F.conv2d(first, conv.weight[:, :cut], None, 1, conv.padding)
