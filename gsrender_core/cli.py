@@ -99,7 +99,7 @@ def _eval(args) -> None:
     majority = None
     if args.train_data:
         training = NuScenes(Path(args.train_data), image_size=predictor.image_size)
-        majority = majority_grid(training, range(len(training)))
+        majority = majority_grid(training, range(len(training)), predictor.grid)
     data = _dataset(args, predictor.image_size)
     result = evaluate(predictor, data, majority, not args.no_controls, _progress("sample"))
     precision = str(predictor.precision).removeprefix("torch.")

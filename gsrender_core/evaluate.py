@@ -9,10 +9,12 @@ import torch
 
 from gsrender_core.classes import FREE
 from gsrender_core.data.frame import Frame
+from gsrender_core.data.occ3d_labels import on_grid, origins_inside
 from gsrender_core.metrics.miou import MeanIoU
 from gsrender_core.metrics.ray_iou import RayHits, RayIoU, cast_rays
 from gsrender_core.model.gsrender import CameraInput, GSRender
 from gsrender_core.predictor import Predictor
+from gsrender_core.voxel_grid import VoxelGrid
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +48,11 @@ def sweep_tau(model: GSRender, dataset, indices: Sequence[int], taus: Sequence[f
         truth = dataset.ground_truth(i)
         if truth is None:
             continue
+        truth = on_grid(truth, model.config.grid)
         P = model(CameraInput.from_frames([dataset.frame(i, labels=False)], device))[0]
         opacity, logits = model.opacity_and_logits(P)
         opacity, best = torch.sigmoid(opacity).cpu().numpy(), logits.argmax(-1).to(torch.uint8).cpu().numpy()
-        origins = dataset.ray_origins(i)
+        origins = origins_inside(dataset.ray_origins(i), model.config.grid)
         truth_hits = cast_rays(truth.semantics, origins, model.config.grid)
         for tau, score in scores.items():
             score.update(np.where(opacity >= tau, best, np.uint8(FREE)), truth, origins, truth_hits)
@@ -70,10 +73,10 @@ def grey_images(frame: Frame) -> Frame:
     return dataclasses.replace(frame, images=np.repeat(grey, 3, axis=1))
 
 
-def majority_grid(dataset, indices: Iterable[int]) -> np.ndarray:
+def majority_grid(dataset, indices: Iterable[int], grid: VoxelGrid | None = None) -> np.ndarray:
     """The best prediction that looks at no image: each voxel's most frequent label, uint8 [X, Y, Z].
 
-    Counted where a camera sees the voxel; never-seen voxels are free.
+    Counted where a camera sees the voxel; never-seen voxels are free. ``grid``: cut the labels to it; default whole.
 
     Raises:
         ValueError: no ground truth in the data.
@@ -83,6 +86,7 @@ def majority_grid(dataset, indices: Iterable[int]) -> np.ndarray:
         truth = dataset.ground_truth(i)
         if truth is None:
             continue
+        truth = truth if grid is None else on_grid(truth, grid)
         if counts is None:
             counts = np.zeros((truth.semantics.size, FREE + 1), dtype=np.int32)
         seen = np.flatnonzero(truth.mask_camera)
@@ -107,7 +111,7 @@ def evaluate(
     Args:
         predictor: the network.
         dataset: as ``data.nuscenes.NuScenes``, read at the predictor's image size.
-        majority: ``majority_grid`` of the training scenes, scored beside.
+        majority: ``majority_grid`` of the training scenes on the predictor's grid, scored beside.
         controls: also score constant and grey images and the ground truth cut to visible voxels.
         progress: called with (done, total).
 
@@ -126,6 +130,7 @@ def evaluate(
     for i in range(len(dataset)):
         truth = dataset.ground_truth(i)
         if truth is not None:
+            truth = on_grid(truth, predictor.grid)
             frame = dataset.frame(i, labels=False)
             grids = {"prediction": predictor(frame).semantics}
             if controls:
@@ -134,7 +139,7 @@ def evaluate(
                 grids["visible_truth"] = np.where(truth.mask_camera > 0, truth.semantics, np.uint8(FREE))
             if majority is not None:
                 grids["majority"] = majority
-            origins = dataset.ray_origins(i)
+            origins = origins_inside(dataset.ray_origins(i), predictor.grid)
             truth_hits = cast_rays(truth.semantics, origins, predictor.grid)
             for name, semantics in grids.items():
                 scores[name].update(semantics, truth, origins, truth_hits)

@@ -25,7 +25,7 @@ class Labelled(SmallData):
             semantics[10:12, 4:12, 2:6] = 15
         mask = np.ones(CELL.shape, np.uint8)
         mask[0] = 0
-        return Occ3DLabels(semantics, mask, mask)
+        return Occ3DLabels(semantics, mask, mask, CELL)
 
     def ray_origins(self, i):
         return np.array([[0.0, 0.0, 0.9]])
