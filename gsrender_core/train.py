@@ -51,6 +51,34 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * (0.01 + 0.99 * shape)
 
 
+def make_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW in one kernel for all parameters where torch has it, else in few."""
+    settings = dict(lr=config.learning_rate, weight_decay=config.weight_decay)
+    try:
+        return torch.optim.AdamW(parameters, **settings, fused=True)
+    except RuntimeError:  # torch before 2.4 fuses on CUDA only
+        return torch.optim.AdamW(parameters, **settings, foreach=True)
+
+
+def ema_pairs(ema: GSRender, model: GSRender) -> tuple[tuple[list, list], tuple[list, list]]:
+    """What changes in training, as (means, values) to average and (copies, values) to copy.
+
+    Averaged are trained parameters and floating-point statistics, copied are counters. A frozen backbone
+    is in neither: it never changes, so its mean is itself.
+    """
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    fixed = {name for name, p in model.named_parameters() if not p.requires_grad}
+    averaged, copied = ([], []), ([], [])
+    for (name, mean), value in zip(ema.state_dict().items(), model.state_dict().values(), strict=True):
+        if name in fixed or (model.backbone.frozen and name.startswith("backbone.")):
+            assert name not in trained, name
+            continue
+        pair = averaged if mean.is_floating_point() else copied
+        pair[0].append(mean)
+        pair[1].append(value)
+    return averaged, copied
+
+
 class Trainer:
     """Trains one model into one folder.
 
@@ -58,7 +86,10 @@ class Trainer:
     ``best.safetensors`` (highest validation RayIoU), ``last.safetensors`` and ``resume.pt``.
     """
 
-    def __init__(self, config: TrainConfig, dataset, out: Path, device: str = "auto"):
+    def __init__(
+        self, config: TrainConfig, dataset, out: Path, device: str = "auto", frames: TrainingFrames | None = None
+    ):
+        """``frames`` of an earlier run over the same data spare computing the same features again, where they fit."""
         self.config, self.dataset, self.out = config, dataset, Path(out)
         self.device = resolve_device(device)
         if self.device.type == "cpu":
@@ -66,10 +97,12 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = GSRender(config.model).to(self.device).train()
         self.ema = copy.deepcopy(self.model).eval()
-        frames = TrainingFrames(dataset, self.model, self.device, config.rare_boost, config.cache_gb)
-        self.objective = Objective(config, self.model, frames)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.frames = TrainingFrames(dataset, self.model, self.device, config.rare_boost, config.cache_gb, frames)
+        self.objective = Objective(config, self.model, self.frames)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(config, self.trained)
+        self._averaged, self._copied = ema_pairs(self.ema, self.model)
+        self._norms_frozen = False
         train_scenes, self.validation_scenes = split_scenes(dataset.scene_names, config.validation_scenes)
         self.indices = [i for scene in train_scenes for i in dataset.indices_of(scene)]
         held_out = [i for scene in self.validation_scenes for i in dataset.indices_of(scene)]
@@ -122,11 +155,7 @@ class Trainer:
         c = self.config
         # Randomness is a function of seed and step alone, so that a resumed run repeats an unbroken one.
         torch.manual_seed(c.seed * 1_000_003 + self.step)
-        self.model.train()
-        if self.step >= c.freeze_norm_at * c.steps:
-            for module in self.model.modules():
-                if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        self._set_norms(frozen=self.step >= c.freeze_norm_at * c.steps)
         rate = learning_rate(c, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -144,9 +173,10 @@ class Trainer:
                 continue
             total = sum(value for name, value in terms.items() if not name.startswith("_")) / c.batch
             total.backward()
-            for name, value in terms.items():
-                logged[name] = logged.get(name, 0.0) + float(value.detach()) / c.batch
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.grad_clip)
+            values = torch.stack([value.detach().to(self.device, torch.float32) for value in terms.values()]).tolist()
+            for name, value in zip(terms, values, strict=True):  # one transfer for all terms
+                logged[name] = logged.get(name, 0.0) + value / c.batch
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, c.grad_clip, foreach=True)
         if torch.isfinite(norm):
             self.optimizer.step()
         else:
@@ -163,14 +193,21 @@ class Trainer:
         )
         return self.indices[int(order[position])]
 
+    def _set_norms(self, frozen: bool) -> None:
+        """Batch norms learn their statistics until they are frozen; walks the modules only when that changes."""
+        if frozen == self._norms_frozen:
+            return
+        self.model.train()
+        for module in self.model.modules() if frozen else ():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        self._norms_frozen = frozen
+
     @torch.no_grad()
     def _update_ema(self) -> None:
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))  # short memory while it is young
-        for mean, value in zip(self.ema.state_dict().values(), self.model.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-            else:
-                mean.copy_(value)
+        torch._foreach_lerp_(*self._averaged, 1 - decay)
+        torch._foreach_copy_(*self._copied)
 
     def _log(self, terms: dict[str, float], steps_before: int) -> None:
         per_step = self.seconds / max(1, self.step)
@@ -251,6 +288,9 @@ class Trainer:
             logger.warning("resumed with another %s: %s before, now %s", name, stored.get(name), mine[name])
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
+        kernels = [{k: group[k] for k in ("fused", "foreach")} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, mine in zip(self.optimizer.param_groups, kernels, strict=True):
+            group.update(mine)  # which kernel computes the step belongs to this machine, not to the run
         self.step, self.best, self.seconds, self.tau = (state[k] for k in ("step", "best", "seconds", "tau"))
         logger.info("resumed at step %d", self.step)

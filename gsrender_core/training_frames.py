@@ -1,6 +1,8 @@
 """What a training step needs of a frame, kept in memory: labels, poses and the frozen backbone's features."""
 
-from dataclasses import dataclass
+import dataclasses
+import logging
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -8,12 +10,15 @@ import torch
 from gsrender_core.data.frame import Frame
 from gsrender_core.model.gsrender import GSRender
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class FrameLabels:
     """Labels and geometry of one frame as tensors; shapes as in ``PixelLabels`` and ``Frame``.
 
-    ``draw`` float32 [M] is the relative probability with which a label is sampled.
+    ``draw`` float32 [M] is the relative probability with which a label is sampled: the number of labels
+    of its class in the frame to the power of ``-rare_boost``.
     """
 
     camera: torch.Tensor
@@ -24,6 +29,14 @@ class FrameLabels:
     Ks: torch.Tensor
     T_ego_cam: torch.Tensor
     T_global_ego: np.ndarray
+    rare_boost: float = 0.0
+
+    def drawn_with(self, rare_boost: float) -> "FrameLabels":
+        """The same labels, sampled with another ``rare_boost``; shares all other tensors."""
+        if rare_boost == self.rare_boost:
+            return self
+        draw = draw_weights(self.class_id.cpu().numpy(), rare_boost)
+        return dataclasses.replace(self, draw=torch.from_numpy(draw).to(self.draw), rare_boost=rare_boost)
 
     def sample(self, count: int, allowed: torch.Tensor | None = None) -> torch.Tensor:
         """Indices of at most ``count`` labels drawn with ``draw``, each at most once, among ``allowed`` (bool [M])."""
@@ -46,47 +59,99 @@ class FrameLabels:
         return torch.einsum("nij,nj->ni", T[:, :3, :3], at_camera) + T[:, :3, 3], T[:, :3, 3]
 
 
+def draw_weights(class_id: np.ndarray, rare_boost: float) -> np.ndarray:
+    """Relative probability with which each label [M] is sampled, float64 [M]."""
+    counts = np.bincount(class_id, minlength=256).astype(np.float64)
+    return np.maximum(counts, 1)[class_id] ** -rare_boost
+
+
+@dataclass
+class FrameCache:
+    """What runs over the same data can share: nothing in it depends on how a run trains."""
+
+    labels: dict[int, FrameLabels] = field(default_factory=dict)
+    maps: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+    used_bytes: int = 0
+
+
 class TrainingFrames:
     """Frames of a data set by index; nothing is decoded or computed twice while memory lasts.
 
-    ``dataset`` needs ``frame(i)`` and ``adjacent(i, k)``, as ``data.nuscenes.NuScenes``.
+    Args:
+        dataset: needs ``frame(i)`` and ``adjacent(i, k)``, as ``data.nuscenes.NuScenes``.
+        model: whose backbone computes the features.
+        device: of the tensors.
+        rare_boost: see ``FrameLabels``.
+        cache_gb: memory for what is kept.
+        share: frames of an earlier run; what it has cached is used and added to where it is the same thing.
     """
 
-    def __init__(self, dataset, model: GSRender, device: torch.device, rare_boost: float, cache_gb: float):
+    def __init__(
+        self,
+        dataset,
+        model: GSRender,
+        device: torch.device,
+        rare_boost: float,
+        cache_gb: float,
+        share: "TrainingFrames | None" = None,
+    ):
         self.dataset, self.model, self.device = dataset, model, device
         self.rare_boost, self.budget = rare_boost, int(cache_gb * 1e9)
-        self._labels: dict[int, FrameLabels] = {}
-        self._maps: dict[int, list[torch.Tensor]] = {}
-        self._used = 0
+        self.cache = FrameCache()
+        if share is not None:
+            reason = self._differs_from(share)
+            if reason:
+                logger.info("cached frames of the earlier run are not used: %s", reason)
+            else:
+                self.cache = share.cache
+
+    def _differs_from(self, other: "TrainingFrames") -> str | None:
+        """Why the cache of ``other`` would be wrong here; None where it is the same."""
+        if not (self.model.backbone.frozen and other.model.backbone.frozen):
+            return "the backbone is not frozen"
+        if self.device != other.device:
+            return f"device {other.device}, now {self.device}"
+        for name in ("root", "image_size", "label_options", "tokens", "cameras"):
+            before, now = (getattr(frames.dataset, name, None) for frames in (other, self))
+            if before != now:
+                return f"another {name.replace('_', ' ')} of the data"
+        if self.dataset is not other.dataset and not hasattr(self.dataset, "tokens"):
+            return "another data set"
+        before, now = (frames.model.backbone.state_dict() for frames in (other, self))
+        if before.keys() != now.keys() or not all(torch.equal(before[k], now[k]) for k in now):
+            return "another backbone"
+        return None
 
     def labels(self, i: int) -> FrameLabels:
         """Labels of frame i."""
-        if i not in self._labels:
-            self._labels[i] = self._to_labels(self.dataset.frame(i))
-        return self._labels[i]
+        if i not in self.cache.labels:
+            self.cache.labels[i] = self._to_labels(self.dataset.frame(i))
+        labels = self.cache.labels[i]
+        if labels.rare_boost != self.rare_boost:
+            labels = self.cache.labels[i] = labels.drawn_with(self.rare_boost)
+        return labels
 
     def maps(self, i: int) -> list[torch.Tensor]:
         """Backbone maps of frame i, [C, F_s, h_s, w_s] each; cached as bfloat16 if the backbone is frozen."""
-        if i in self._maps:
-            return [m.to(self.device).float() for m in self._maps[i]]
+        if i in self.cache.maps:
+            return [m.to(self.device).float() for m in self.cache.maps[i]]
         frame = self.dataset.frame(i)
-        if i not in self._labels:
-            self._labels[i] = self._to_labels(frame)
+        if i not in self.cache.labels:
+            self.cache.labels[i] = self._to_labels(frame)
         maps = self.model.image_features(torch.from_numpy(frame.images)[None].to(self.device))
         if not self.model.backbone.frozen:
             return maps
         maps = [m.to(torch.bfloat16) for m in maps]  # also what is not kept: a frame looks the same on every visit
-        if self._used < self.budget:
-            self._maps[i] = [m.cpu() for m in maps]
-            self._used += sum(m.numel() * 2 for m in maps)
+        if self.cache.used_bytes < self.budget:
+            self.cache.maps[i] = [m.cpu() for m in maps]
+            self.cache.used_bytes += sum(m.numel() * 2 for m in maps)
         return [m.float() for m in maps]
 
     def _to_labels(self, frame: Frame) -> FrameLabels:
         labels = frame.labels
         if labels is None or len(labels) == 0:
             raise ValueError(f"frame {frame.token} of {frame.scene} has no LiDAR labels to learn from")
-        counts = np.bincount(labels.class_id, minlength=256).astype(np.float64)
-        draw = np.maximum(counts, 1)[labels.class_id] ** -self.rare_boost
+        draw = draw_weights(labels.class_id, self.rare_boost)
 
         def tensor(array, dtype):
             return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, dtype)
@@ -100,4 +165,5 @@ class TrainingFrames:
             tensor(frame.Ks, torch.float32),
             tensor(frame.T_ego_cam, torch.float32),
             frame.T_global_ego,
+            self.rare_boost,
         )

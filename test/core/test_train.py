@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 
@@ -13,7 +14,7 @@ from gsrender_core.model.gsrender import GSRender
 from gsrender_core.objective import Adjacent, Objective
 from gsrender_core.predictor import Predictor
 from gsrender_core.ray_supervision import RayTargets, flat_index, neighbourhood, prior_targets, ray_loss, ray_targets
-from gsrender_core.train import Trainer, learning_rate, split_scenes
+from gsrender_core.train import Trainer, learning_rate, make_optimizer, split_scenes
 from gsrender_core.training_frames import TrainingFrames
 
 
@@ -278,3 +279,84 @@ def test_foreign_resume_files_and_finished_runs_are_named(tmp_path):
     Trainer(small_training(steps=2), SmallData(), tmp_path / "done", "cpu").run()
     with pytest.raises(ValueError, match="at step 2 of 2"):
         Trainer(small_training(steps=2), SmallData(), tmp_path / "done", "cpu").run(resume=True)
+
+
+def test_the_running_mean_of_weights_equals_the_slow_loop(tmp_path):
+    trainer = Trainer(small_training(steps=9, ema_decay=0.9), SmallData(), tmp_path, "cpu")
+    expected = copy.deepcopy(trainer.ema.state_dict())
+    for _ in range(3):
+        trainer._train_step()
+        decay = min(0.9, (1 + trainer.step) / (10 + trainer.step))
+        for name, value in trainer.model.state_dict().items():
+            if value.is_floating_point():
+                expected[name] = expected[name] + (1 - decay) * (value - expected[name])
+            else:
+                expected[name] = value.clone()
+        trainer.step += 1
+    mean = trainer.ema.state_dict()
+    assert mean.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(mean[name], value, rtol=1e-6, atol=1e-7)
+    assert not torch.equal(mean["head.output.bias"], trainer.model.state_dict()["head.output.bias"])
+    moved = [n for n in mean if "running_mean" in n and not n.startswith("backbone.")]
+    assert moved and all(mean[n].abs().sum() > 0 for n in moved)
+
+
+def test_the_optimizer_equals_adamw_as_written_down(tmp_path):
+    config = small_training(learning_rate=0.01, weight_decay=0.1)
+    torch.manual_seed(1)
+    weights = [torch.nn.Parameter(torch.randn(5, 3)), torch.nn.Parameter(torch.randn(4))]
+    expected = [w.detach().double() for w in weights]
+    m, v = [torch.zeros_like(w) for w in expected], [torch.zeros_like(w) for w in expected]
+    optimizer = make_optimizer(config, weights)
+    for t in range(1, 6):
+        for n, w in enumerate(weights):
+            w.grad = torch.randn_like(w)
+            g = w.grad.double()
+            m[n], v[n] = 0.9 * m[n] + 0.1 * g, 0.999 * v[n] + 0.001 * g * g
+            step = (m[n] / (1 - 0.9**t)) / ((v[n] / (1 - 0.999**t)).sqrt() + 1e-8)
+            expected[n] = expected[n] * (1 - 0.01 * 0.1) - 0.01 * step
+        optimizer.step()
+    for w, e in zip(weights, expected, strict=True):
+        torch.testing.assert_close(w.detach().double(), e, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_norms_learn_until_they_are_frozen(tmp_path):
+    trainer = Trainer(small_training(steps=4, freeze_norm_at=0.5), SmallData(), tmp_path, "cpu")
+    statistics, weights = [], []
+    for _ in range(4):
+        trainer._train_step()
+        trainer.step += 1
+        state = trainer.model.state_dict()
+        statistics.append(torch.cat([v.flatten() for k, v in state.items() if "running_mean" in k]))
+        weights.append(state["head.output.bias"].clone())
+    assert not torch.equal(statistics[0], statistics[1]) and torch.equal(statistics[1], statistics[3])
+    assert not torch.equal(weights[1], weights[3])
+
+
+def test_a_later_run_shares_the_cached_frames_where_they_are_the_same(tmp_path):
+    class Counted(SmallData):
+        read = 0
+
+        def frame(self, i, labels=True):
+            self.read += 1
+            return super().frame(i, labels)
+
+    config, data = small_training(steps=3, rare_boost=0.5), Counted()
+    first = Trainer(config, data, tmp_path / "1", "cpu")
+    first.run()
+    assert data.read > 0
+    changed = dataclasses.replace(config, rare_boost=1.0)
+    alone = Trainer(changed, data, tmp_path / "alone", "cpu")
+    alone.run()
+    data.read = 0
+    sharing = Trainer(changed, data, tmp_path / "2", "cpu", frames=first.frames)
+    sharing.run()
+    assert data.read == 0
+    assert all(torch.equal(a, b) for a, b in zip(alone.trained, sharing.trained, strict=True))
+    assert Trainer(config, data, tmp_path / "3", "cpu", frames=sharing.frames).frames.labels(0).rare_boost == 0.5
+    # Random backbone weights come from the seed: another seed is another backbone.
+    other = Trainer(dataclasses.replace(config, seed=1), data, tmp_path / "4", "cpu", frames=first.frames)
+    assert other.frames.cache is not first.frames.cache
+    other = Trainer(config, Counted(), tmp_path / "5", "cpu", frames=first.frames)
+    assert other.frames.cache is not first.frames.cache
