@@ -109,6 +109,32 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """Image augmentation in training, drawn for every camera and step; all off by default (see data.augment)."""
+
+    resize: tuple[float, float] = (1.0, 1.0)  # range of the scale about the image's centre; RenderOcc 0.93 .. 1.13
+    rotation_deg: float = 0.0  # up to this angle either way; RenderOcc 5.4
+    flip: float = 0.0  # probability of a left-right mirrored image; RenderOcc 0.5
+    shift: float = 0.0  # crop jitter: up to this share of width and height either way
+    brightness: float = 0.0  # up to this share of full scale added or taken away
+    contrast: float = 0.0  # contrast times 1 - this .. 1 + this
+
+    def __post_init__(self):
+        low, high = self.resize
+        if not 0.1 <= low <= high <= 10:
+            raise ValueError(f"augment.resize: {self.resize} must be a range low <= high of factors within 0.1 .. 10")
+        limits = {"rotation_deg": 45.0, "flip": 1.0, "shift": 0.5, "brightness": 1.0, "contrast": 1.0}
+        for name, limit in limits.items():
+            if not 0 <= getattr(self, name) <= limit:
+                raise ValueError(f"augment.{name}: {getattr(self, name)} must lie in 0 .. {limit:g}")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is augmented at all."""
+        return self != AugmentConfig()
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How to train; the model's own settings are in ``model``."""
 
@@ -122,7 +148,8 @@ class TrainConfig:
     weight_decay: float = 1e-2
     grad_clip: float = 5.0
     ema_decay: float = 0.999
-    adjacent: tuple[int, ...] = (1,)  # k of Eq. 9; a step uses one of them that exists
+    adjacent: tuple[int, ...] = (1,)  # k of Eq. 9
+    adjacent_per_step: int = 1  # of those that exist, drawn at random each step; 0: all, the sum over k of Eq. 14
     compensation: str = "features"  # Ray Compensation at features, logits (Table 5) or none
     ray_adjacent: tuple[int, ...] = (-2, -1, 1, 2)  # frames whose labels feed the direct ray supervision
     pixels: int = 4096  # labelled pixels rendered a frame and step
@@ -133,6 +160,7 @@ class TrainConfig:
     drop_occluded: bool = True  # labels that the LiDAR sees over something which hides them from the camera
     rare_boost: float = 0.5  # labels are drawn with probability ~ (labels of their class in the frame) ** -rare_boost
     bev_flip: bool = True
+    augment: AugmentConfig = field(default_factory=AugmentConfig)  # of images; needs a backbone that is not frozen
     freeze_norm_at: float = 0.6  # share of the steps after which batch norms keep their statistics (batch 1 is noisy)
     bf16: bool = False  # autocast of the network (not of the renderer)
     validation_scenes: int = 4  # taken from the end of the training scenes, never trained on
@@ -153,6 +181,13 @@ class TrainConfig:
             raise ValueError("validation_scenes and warmup_steps must be 0 or more, learning_rate positive")
         if self.validation_scenes > 0 and self.validation_frames < 1:
             raise ValueError(f"validation_frames: {self.validation_frames} must be 1 or more, or validation_scenes 0")
+        if self.adjacent_per_step < 0:
+            raise ValueError(f"adjacent_per_step: {self.adjacent_per_step} must be 0 (all) or more")
+        if self.augment.active and self.model.backbone.frozen:
+            raise ValueError(
+                "augment: a frozen backbone's features are computed once a frame and cached, so its images cannot "
+                "change; set model.backbone.frozen: false or remove augment"
+            )
         if 0 in self.adjacent or 0 in self.ray_adjacent:
             raise ValueError("adjacent frames: k = 0 is the frame itself; use -2, -1, 1, 2, ...")
 

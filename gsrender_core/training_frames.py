@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from gsrender_core.config import AugmentConfig
+from gsrender_core.data.augment import augment_images
 from gsrender_core.data.frame import Frame
 from gsrender_core.model.gsrender import GSRender
 
@@ -18,7 +20,7 @@ class FrameLabels:
     """Labels and geometry of one frame as tensors; shapes as in ``PixelLabels`` and ``Frame``.
 
     ``draw`` float32 [M] is the relative probability with which a label is sampled: the number of labels
-    of its class in the frame to the power of ``-rare_boost``.
+    of its class in the frame to the power of ``-rare_boost``; ``scene`` names the recording.
     """
 
     camera: torch.Tensor
@@ -30,6 +32,7 @@ class FrameLabels:
     T_ego_cam: torch.Tensor
     T_global_ego: np.ndarray
     rare_boost: float = 0.0
+    scene: str = ""
 
     def drawn_with(self, rare_boost: float) -> "FrameLabels":
         """The same labels, sampled with another ``rare_boost``; shares all other tensors."""
@@ -63,6 +66,18 @@ def draw_weights(class_id: np.ndarray, rare_boost: float) -> np.ndarray:
     """Relative probability with which each label [M] is sampled, float64 [M]."""
     counts = np.bincount(class_id, minlength=256).astype(np.float64)
     return np.maximum(counts, 1)[class_id] ** -rare_boost
+
+
+@dataclass
+class NetworkView:
+    """What the network sees of a frame: backbone ``maps`` and the intrinsics ``Ks`` [C, 3, 3] of the images seen.
+
+    ``A`` [C, 3, 3] moves the frame's pixels to the augmented images' (``Ks`` is then A K); None: nothing was moved.
+    """
+
+    maps: list[torch.Tensor]
+    Ks: torch.Tensor
+    A: torch.Tensor | None = None
 
 
 @dataclass
@@ -147,10 +162,34 @@ class TrainingFrames:
             self.cache.used_bytes += sum(m.numel() * 2 for m in maps)
         return [m.float() for m in maps]
 
+    def seen(self, i: int, augment: AugmentConfig) -> NetworkView:
+        """What the network sees of frame i: augmented images, anew at every call, or the frame's own.
+
+        Raises:
+            ValueError: augmentation of a frozen backbone, whose features are cached.
+        """
+        labels = self.labels(i)
+        if not augment.active:
+            return NetworkView(self.maps(i), labels.Ks)
+        if self.model.backbone.frozen:
+            raise ValueError("a frozen backbone's cached features cannot be augmented; unfreeze it or remove augment")
+        images, A = augment_images(self.dataset.frame(i).images, augment)
+        A = torch.from_numpy(A).to(self.device, torch.float32)
+        maps = self.model.image_features(torch.from_numpy(images)[None].to(self.device))
+        return NetworkView(maps, A @ labels.Ks, A)
+
     def _to_labels(self, frame: Frame) -> FrameLabels:
         labels = frame.labels
         if labels is None or len(labels) == 0:
             raise ValueError(f"frame {frame.token} of {frame.scene} has no LiDAR labels to learn from")
+        bad = ~((labels.depth_m > 0) & np.isfinite(labels.depth_m) & np.isfinite(labels.uv).all(axis=1))
+        if bad.any():
+            first = int(np.flatnonzero(bad)[0])
+            raise ValueError(
+                f"frame {frame.token} of {frame.scene}: {int(bad.sum())} of {len(labels)} labels have no usable depth "
+                f"or position, first {labels.depth_m[first]} m at {labels.uv[first].tolist()}; drop them where they "
+                "are made"
+            )
         draw = draw_weights(labels.class_id, self.rare_boost)
 
         def tensor(array, dtype):
@@ -166,4 +205,5 @@ class TrainingFrames:
             tensor(frame.T_ego_cam, torch.float32),
             frame.T_global_ego,
             self.rare_boost,
+            frame.scene,
         )

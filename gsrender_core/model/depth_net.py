@@ -45,7 +45,12 @@ class DepthNet(nn.Module):
         self.context = nn.Conv2d(inputs, channels, 1)
 
     def forward(self, features: torch.Tensor, Ks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features [N, F, h, w] and intrinsics [N, 3, 3] (network image pixels) -> logits [N, D, h, w], context."""
-        camera = torch.stack((Ks[:, 0, 0], Ks[:, 1, 1], Ks[:, 0, 2], Ks[:, 1, 2]), dim=1) / REFERENCE_FOCAL_PX
+        """Features [N, F, h, w] and intrinsics [N, 3, 3] (network image pixels) -> logits [N, D, h, w], context.
+
+        Focal lengths are read as the lengths of K's first two columns: fx and fy of a pinhole without skew, and
+        still so after an augmented image was mirrored or turned.
+        """
+        focal = Ks[:, :2, :2].norm(dim=1)
+        camera = torch.cat((focal, Ks[:, :2, 2]), dim=1) / REFERENCE_FOCAL_PX
         gate = torch.sigmoid(self.camera_gate(camera.to(features)))[..., None, None]
         return self.depth(features * gate), self.context(features)
