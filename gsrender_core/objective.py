@@ -1,46 +1,25 @@
 """The training objective of one frame (Eq. 14 plus the terms beyond the paper), weights applied in one place."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
 from gsrender_core.classes import DYNAMIC_IDS, RENDEROCC_DYNAMIC_IDS, balance_weights
 from gsrender_core.config import TrainConfig
-from gsrender_core.gaussians import Gaussians
+from gsrender_core.data.augment import augmented_pixels
 from gsrender_core.geometry import inverse
 from gsrender_core.losses import (
     depth_loss,
     depth_net_loss,
     dynamic_weights,
-    offset_drift_loss,
     semantic_loss,
 )
 from gsrender_core.model.gsrender import GSRender
-from gsrender_core.ray_compensation import compensate_features, compensate_gaussians, without
 from gsrender_core.ray_supervision import flat_index, neighbourhood, prior_targets, ray_loss, ray_targets
-from gsrender_core.render import Cameras, Pixels, render_pixels
+from gsrender_core.splatting import Seen, splat_view
 from gsrender_core.training_frames import FrameLabels, TrainingFrames
+from gsrender_core.views import Adjacent, View, draw_view
 
 RAY_FRAMES = 2  # adjacent frames whose labels a step's direct ray supervision reads
-
-
-@dataclass
-class Adjacent:
-    """An adjacent frame: its labels and ``T_curr_adj`` float32 [4, 4]."""
-
-    labels: FrameLabels
-    T_curr_adj: torch.Tensor
-
-
-@dataclass
-class View:
-    """What is rendered of a frame: label indices, its cameras, and the voxels whose Gaussians can be seen."""
-
-    labels: FrameLabels
-    index: torch.Tensor
-    cameras: Cameras
-    voxels: torch.Tensor
 
 
 class Objective:
@@ -67,13 +46,13 @@ class Objective:
         Names starting with ``_`` are for the log only (detached, not part of the sum).
         """
         c, w = self.config, self.config.loss
-        maps, labels = self.frames.maps(i), self.frames.labels(i)
+        network, labels = self.frames.seen(i, c.augment), self.frames.labels(i)
         with torch.autocast(self.frames.device.type, torch.bfloat16, enabled=c.bf16):
-            lifted, depth_logits = self.model.lift(maps, labels.Ks[None], labels.T_ego_cam[None])
+            lifted, depth_logits = self.model.lift(network.maps, network.Ks[None], labels.T_ego_cam[None])
             mirror = self._mirror()
             axes = [axis + 2 for axis in (0, 1) if mirror[axis, axis] < 0]
             P = self.model.encoder(lifted.flip(axes) if axes else lifted).squeeze(0).float()
-        terms = {"depth_net": w.depth_net * self._depth_net(depth_logits[0], labels)}
+        terms = {"depth_net": w.depth_net * self._depth_net(depth_logits[0], labels, network.A)}
         current = Adjacent(labels, torch.eye(4, device=P.device))
         # The view of everything below is mirrored with the volume: T_curr' = S T_curr S for frames, S T for cameras.
         if w.ray > 0:
@@ -82,21 +61,25 @@ class Objective:
             terms["ray_opacity"], terms["ray_semantic"] = w.ray * opacity, w.ray * semantic
             terms["free_prior"] = w.ray * prior
         if render and (w.semantic > 0 or w.depth > 0):
-            view = self._view(current, mirror)
-            gaussians = self.model.gaussians(P, view.voxels)
-            centers = self.model.centers[view.voxels]
-            terms["drift"] = w.offset_drift * offset_drift_loss(gaussians.means, centers, c.model.grid.voxel_size_m)
-            terms |= self._rendered("", gaussians, view, None)
-            # At a scene's end without such a frame the term is skipped, never made up.
-            for adjacent in self._adjacent_frames(i, c.adjacent, 1, labels) if c.compensation != "none" else []:
-                view = self._view(adjacent, mirror)
-                seen = self._compensated(P, view.voxels, mirror @ adjacent.T_curr_adj @ mirror)
-                terms |= self._rendered("adj_", seen, view, w.alpha)
-            with torch.no_grad():
-                offset = (gaussians.means - centers) / c.model.grid.voxel_size_m
-                terms["_offset_mean"] = offset.mean(0).norm()
-                terms["_offset_spread"] = offset.std(0).norm()
-                terms["_opacity_over_half"] = (gaussians.opacities > 0.5).float().mean()
+            view = draw_view(labels, c, mirror)
+            terms |= self._rendered("", self._see(P, view, None), view, None)
+            if c.compensation != "none":
+                terms |= self._adjacent_terms(i, P, mirror)
+        return terms
+
+    def _adjacent_terms(self, i: int, P: torch.Tensor, mirror: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The sum over k of Eq. 14, not divided by their number: k frames weigh k times as much as one.
+
+        At a scene's end without such a frame its term is skipped, never made up. Figures for the log are means.
+        """
+        c, terms = self.config, {}
+        chosen = self._adjacent_frames(i, c.adjacent, c.adjacent_per_step or len(c.adjacent), self.frames.labels(i))
+        for adjacent in chosen:
+            view = draw_view(adjacent.labels, c, mirror)
+            seen = self._see(P, view, mirror @ adjacent.T_curr_adj @ mirror)
+            for name, value in self._rendered("adj_", seen, view, c.loss.alpha).items():
+                value = value / len(chosen) if name.startswith("_") else value
+                terms[name] = terms[name] + value if name in terms else value
         return terms
 
     def _mirror(self) -> torch.Tensor:
@@ -107,19 +90,34 @@ class Objective:
         return S
 
     def _adjacent_frames(self, i: int, ks: tuple[int, ...], count: int, labels: FrameLabels) -> list[Adjacent]:
-        """At most ``count`` of the frames i + k that exist, at random."""
+        """At most ``count`` of the frames i + k that exist, at random.
+
+        Raises:
+            ValueError: one of them belongs to another scene, whose poses mean nothing here.
+        """
         existing = [j for k in ks if (j := self.frames.dataset.adjacent(i, k)) is not None]
         chosen = [existing[n] for n in torch.randperm(len(existing))[:count].tolist()]
         result = []
         for j in chosen:
             other = self.frames.labels(j)
+            if other.scene != labels.scene:
+                raise ValueError(
+                    f"frame {j} is given as adjacent to frame {i}, but belongs to scene {other.scene!r}, not to "
+                    f"{labels.scene!r}; adjacent() of the data set must stay within a scene"
+                )
             T = inverse(labels.T_global_ego) @ other.T_global_ego
             result.append(Adjacent(other, torch.from_numpy(T.astype(np.float32)).to(self.frames.device)))
         return result
 
-    def _depth_net(self, depth_logits: torch.Tensor, labels: FrameLabels) -> torch.Tensor:
+    def _depth_net(self, depth_logits: torch.Tensor, labels: FrameLabels, A: torch.Tensor | None) -> torch.Tensor:
+        """Cross-entropy at sampled labels, read in the images that the network saw (moved by ``A`` where not None)."""
         index = labels.sample(self.config.rays)
-        column, row = (labels.uv[index] / self.config.model.view.stride).long().unbind(1)
+        uv = labels.uv[index]
+        if A is not None:
+            uv = augmented_pixels(uv, A[labels.camera[index]])
+            inside = ((uv >= 0) & (uv < uv.new_tensor(self.config.model.image_size))).all(1)
+            index, uv = index[inside], uv[inside]
+        column, row = (uv / self.config.model.view.stride).long().unbind(1)
         cell = torch.stack((labels.camera[index], row, column), dim=1)
         return depth_net_loss(depth_logits, cell, labels.depth_m[index], self.model.depth_edges_m)
 
@@ -162,44 +160,14 @@ class Objective:
         opacity_losses, semantic_losses = zip(*parts, strict=True)
         return torch.stack(opacity_losses[:-1]).mean(), torch.stack(semantic_losses[:-1]).mean(), opacity_losses[-1]
 
-    def _view(self, frame: Adjacent, mirror: torch.Tensor) -> View:
-        """Draw the cameras and labelled pixels of a frame that this step renders, and the voxels they can see."""
-        c, labels = self.config, frame.labels
-        count = len(labels.Ks)
-        chosen = torch.ones(count, dtype=torch.bool, device=labels.Ks.device)
-        if 0 < c.render_cameras < count:
-            chosen[torch.randperm(count)[c.render_cameras :]] = False
-        index = labels.sample(c.pixels, chosen[labels.camera])
-        viewmats = torch.linalg.inv(labels.T_ego_cam) @ mirror
-        width, height = c.model.image_size
-        visible = torch.zeros(len(self.model.centers), dtype=torch.bool, device=viewmats.device)
-        for camera in torch.nonzero(chosen).squeeze(1).tolist():
-            x, y, z = (self.model.centers @ viewmats[camera, :3, :3].T + viewmats[camera, :3, 3]).unbind(1)
-            K, reach = labels.Ks[camera], c.model.head.max_offset_m + 3 * c.model.head.max_scale_m
-            # A voxel counts where its Gaussian may reach into the image, wherever its mean and scale end up.
-            ahead = z + reach > 0
-            z = z.clamp(min=0.1)
-            in_u = (x * K[0, 0] > -(K[0, 2] * z + reach * K[0, 0])) & (
-                x * K[0, 0] < (width - K[0, 2]) * z + reach * K[0, 0]
-            )
-            in_v = (y * K[1, 1] > -(K[1, 2] * z + reach * K[1, 1])) & (
-                y * K[1, 1] < (height - K[1, 2]) * z + reach * K[1, 1]
-            )
-            visible |= ahead & in_u & in_v
-        return View(labels, index, Cameras(viewmats, labels.Ks, width, height), torch.nonzero(visible).squeeze(1))
+    def _see(self, P: torch.Tensor, view: View, T_curr_view: torch.Tensor | None) -> Seen:
+        """Render a view of the current (None) or an adjacent frame from P, whatever the head."""
+        return splat_view(self.model, self.config, P, view, T_curr_view)
 
-    def _compensated(self, P, voxels: torch.Tensor, T_curr_adj) -> Gaussians:
-        """The adjacent frame's Gaussians at the given voxels of its grid, from the current features."""
-        if self.config.compensation == "logits":
-            return compensate_gaussians(self.model.gaussians(P), T_curr_adj)
-        centers = self.model.centers[voxels]
-        sampled, inside = compensate_features(P, centers, T_curr_adj, self.config.model.grid)
-        return without(self.model.head(sampled, centers), inside)
-
-    def _rendered(self, prefix: str, gaussians: Gaussians, view: View, alpha: float | None) -> dict:
+    def _rendered(self, prefix: str, seen: Seen, view: View, alpha: float | None) -> dict:
         """Eq. 10 (current) or 11 (adjacent, with alpha) at a sample of the frame's labelled pixels."""
         c, w, labels, index = self.config, self.config.loss, view.labels, view.index
-        rendered = render_pixels(gaussians, view.cameras, Pixels(labels.camera[index], labels.uv[index]))
+        rendered = seen.rendered
         class_id, target = labels.class_id[index], labels.depth_m[index]
         weights = None if alpha is None else dynamic_weights(class_id, self.dynamic, alpha)
         omega = 1.0 if alpha is None else w.omega
@@ -208,6 +176,8 @@ class Objective:
             relative = (rendered.depth - target).abs() / target
             right = rendered.logits.argmax(1) == class_id
         return {
+            **seen.terms,
+            **{f"_{prefix}{name}": value for name, value in seen.log.items()},
             f"{prefix}semantic": omega * w.semantic * semantic_loss(rendered.logits, class_id, self.beta, weights),
             f"{prefix}depth": omega
             * w.depth

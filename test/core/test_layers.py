@@ -17,7 +17,7 @@ LAYERS = (
     ("voxel_grid", "data.frame", "data.image_fit"),
     ("gaussians", "losses", "ray_compensation", "metrics", "config", "data", "world"),
     ("model", "render", "pictures"),
-    ("checkpoint", "ray_supervision", "training_frames", "objective"),
+    ("checkpoint", "ray_supervision", "training_frames", "views", "splatting", "objective"),
     ("predictor", "score", "pictures"),
     ("evaluate", "predict_folder"),
     ("train",),

@@ -2,26 +2,14 @@ import copy
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 import torch
-from small import GRID, SmallData, camera_pose, small_training
+from small import GRID, SmallData, small_training
 
 from gsrender_core.checkpoint import load_checkpoint, read_header, save_checkpoint
-from gsrender_core.config import LossConfig
-from gsrender_core.geometry import transform
 from gsrender_core.model.gsrender import GSRender
-from gsrender_core.objective import Adjacent, Objective
 from gsrender_core.predictor import Predictor
-from gsrender_core.ray_supervision import RayTargets, flat_index, neighbourhood, prior_targets, ray_loss, ray_targets
 from gsrender_core.train import Trainer, learning_rate, make_optimizer, split_scenes
-from gsrender_core.training_frames import TrainingFrames
-
-
-def objective(config, data):
-    torch.manual_seed(0)
-    model = GSRender(config.model).train()
-    return Objective(config, model, TrainingFrames(data, model, torch.device("cpu"), config.rare_boost, 1.0))
 
 
 def test_training_lowers_the_loss_and_leaves_a_checkpoint_that_predicts(tmp_path):
@@ -55,131 +43,6 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path):
     a = load_checkpoint(tmp_path / "whole" / "last.safetensors").model.state_dict()
     b = load_checkpoint(tmp_path / "broken" / "last.safetensors").model.state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a)
-
-
-def test_the_adjacent_term_exists_only_where_an_adjacent_frame_does():
-    data = SmallData()
-    compute = objective(small_training(bev_flip=False), data)
-    assert "adj_semantic" in compute(0) and "adj_semantic" not in compute(2)
-    logits = objective(small_training(compensation="logits", bev_flip=False), data)(0)
-    assert torch.isfinite(logits["adj_depth"])
-    assert "adj_semantic" not in objective(small_training(compensation="none"), data)(0)
-
-
-def test_omega_scales_the_adjacent_terms():
-    data, terms = SmallData(), {}
-    for omega in (1.0, 0.5):
-        compute = objective(small_training(loss=LossConfig(omega=omega, ray=0.0), bev_flip=False), data)
-        torch.manual_seed(1)
-        terms[omega] = compute(0)
-    for name in ("adj_semantic", "adj_depth"):
-        assert terms[0.5][name].item() == pytest.approx(0.5 * terms[1.0][name].item(), rel=1e-4)
-    assert terms[0.5]["semantic"].item() == pytest.approx(terms[1.0]["semantic"].item(), rel=1e-4)
-
-
-def test_the_moving_classes_are_ours_or_renderoccs():
-    ours = objective(small_training(), SmallData()).dynamic
-    theirs = objective(small_training(loss=LossConfig(renderocc_dynamic=True)), SmallData()).dynamic
-    assert ours[2] and ours[6] and not ours[1]  # two-wheelers move, barriers do not
-    assert theirs[1] and not theirs[2] and not theirs[6]
-
-
-@pytest.mark.parametrize("signs", [(-1.0, 1.0), (1.0, -1.0), (-1.0, -1.0)])
-def test_mirroring_volume_cameras_and_motion_together_changes_no_loss(signs):
-    data = SmallData()
-    compute = objective(small_training(render_cameras=0, pixels=10_000, rays=10_000), data)
-    torch.nn.init.normal_(compute.model.head.output.weight[6:])  # offsets stay zero: they would need mirroring too
-    P = torch.randn(6, *GRID.shape)
-    labels = compute.frames.labels(0)
-    current = Adjacent(labels, torch.eye(4))
-    (adjacent,) = compute._adjacent_frames(0, (1,), 1, labels)
-    turned = torch.from_numpy(transform(camera_pose(0.3)[:3, :3] @ camera_pose(0.0)[:3, :3].T, (0.5, 0.2, 0.0))).float()
-    adjacent = Adjacent(adjacent.labels, turned)
-    S = torch.diag(torch.tensor([*signs, 1.0, 1.0]))
-    axes = [axis + 1 for axis in (0, 1) if signs[axis] < 0]
-
-    def losses(volume, mirror):
-        with torch.no_grad():
-            view = compute._view(current, mirror)
-            here = compute._rendered("", compute.model.gaussians(volume, view.voxels), view, None)
-            view = compute._view(adjacent, mirror)
-            moved = compute._compensated(volume, view.voxels, mirror @ adjacent.T_curr_adj @ mirror)
-            there = compute._rendered("adj_", moved, view, 0.1)
-            torch.manual_seed(5)
-            rays = compute._rays(volume, [current, adjacent], mirror)
-        values = {k: v.item() for k, v in (here | there).items() if not k.startswith("_")}
-        return values | {"ray_opacity": rays[0].item(), "ray_semantic": rays[1].item()}
-
-    plain = losses(P, torch.eye(4))
-    assert losses(P.flip(axes), S) == pytest.approx(plain, rel=2e-3)
-    assert losses(P, S) != pytest.approx(plain, rel=2e-2)  # the test can tell
-
-
-def test_ray_targets_by_hand():
-    hits, origins = torch.tensor([[3.1, 0.1, 0.1]]), torch.tensor([[0.1, 0.1, 0.1]])
-    blocked = torch.zeros(GRID.size, dtype=torch.bool)
-    hit_voxel, inside = flat_index(hits, GRID)
-    blocked[hit_voxel] = True
-    targets = ray_targets(hits, origins, torch.tensor([4]), torch.tensor([1.0]), blocked, GRID)
-    assert inside.all() and targets.voxel[0] == hit_voxel[0] and targets.occupied.tolist()[0]
-    free = targets.voxel[~targets.occupied]
-    assert len(free) == 5 and (targets.class_id[~targets.occupied] == 255).all()
-    x = free // (GRID.shape[1] * GRID.shape[2])
-    first, last = 8, 13  # x = 0.1 m is in voxel 8; the last free sample is half a metre before 3.1 m: voxel 13
-    assert ((x >= first) & (x <= last)).all()
-    everything_blocked = torch.ones(GRID.size, dtype=torch.bool)
-    none_free = ray_targets(hits, origins, torch.tensor([4]), torch.tensor([1.0]), everything_blocked, GRID)
-    assert none_free.occupied.all()
-
-
-def test_the_free_prior_never_speaks_of_voxels_that_hold_a_point():
-    blocked = torch.rand(100) < 0.5
-    targets = prior_targets(blocked, 5000, 0.2)
-    assert not blocked[targets.voxel].any() and not targets.occupied.any()
-    assert set(targets.voxel.tolist()) == set(torch.nonzero(~blocked).squeeze(1).tolist())
-    assert (targets.weight == 0.2).all() and (targets.class_id == 255).all()
-
-
-def test_the_neighbourhood_of_a_voxel_is_its_cube_of_27_cut_at_the_border():
-    inner = (5 * GRID.shape[1] + 6) * GRID.shape[2] + 3
-    mask = neighbourhood(torch.tensor([inner]), GRID).view(GRID.shape)
-    assert mask.sum() == 27 and mask[4:7, 5:8, 2:5].all()
-    assert neighbourhood(torch.tensor([0]), GRID).sum() == 8
-    assert neighbourhood(torch.zeros(0, dtype=torch.int64), GRID).sum() == 0
-
-
-def test_ray_loss_by_hand():
-    occupied = torch.tensor([True, True, False])
-    targets = RayTargets(torch.arange(3), occupied, torch.tensor([11, 4, 255]), torch.tensor([1.0, 0.5, 1.0]))
-    logit = torch.tensor([0.0, 0.0, 0.0])
-    classes = torch.zeros(3, 17)
-    opacity, semantic = ray_loss(logit, classes, targets, torch.ones(17), object_weight=4.0)
-    # ln 2 each: the road counts once, half a car four times, free space once.
-    assert opacity.item() == pytest.approx(np.log(2) * (1 + 2 + 1) / 3)
-    assert semantic.item() == pytest.approx(np.log(17) * (1 + 0.5) / 2)
-
-
-def test_labels_unproject_to_the_points_they_came_from():
-    data = SmallData()
-    compute = objective(small_training(), data)
-    labels, frame = compute.frames.labels(1), data.frame(1)
-    points, origins = labels.points_and_origins(torch.arange(20))
-    for n in range(20):
-        c = int(labels.camera[n])
-        at_camera = np.linalg.inv(frame.T_ego_cam[c]) @ np.append(points[n].numpy(), 1)
-        uvz = frame.Ks[c] @ at_camera[:3]
-        assert uvz[2] == pytest.approx(float(labels.depth_m[n]), rel=1e-4)
-        assert uvz[:2] / uvz[2] == pytest.approx(labels.uv[n].numpy(), abs=1e-2)
-        assert origins[n].numpy() == pytest.approx(frame.T_ego_cam[c][:3, 3], abs=1e-5)
-
-
-def test_rare_classes_are_drawn_more_often_than_their_share():
-    data = SmallData()
-    compute = objective(small_training(rare_boost=1.0), data)
-    labels = compute.frames.labels(0)
-    assert labels.draw[labels.class_id == 3].sum().item() == pytest.approx(1.0, rel=1e-3)
-    index = labels.sample(50)
-    assert len(index) == 50 == len(set(index.tolist()))
 
 
 def test_schedule_and_split():

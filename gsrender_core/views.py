@@ -1,0 +1,60 @@
+"""What a training step looks at: frames placed around the current one, and the pixels of their cameras it renders."""
+
+from dataclasses import dataclass
+
+import torch
+
+from gsrender_core.config import TrainConfig
+from gsrender_core.render import Cameras, Pixels
+from gsrender_core.training_frames import FrameLabels
+
+
+@dataclass
+class Adjacent:
+    """A frame whose labels supervise the current one: those labels and ``T_curr_adj`` float32 [4, 4], metres.
+
+    The current frame itself has the identity there.
+    """
+
+    labels: FrameLabels
+    T_curr_adj: torch.Tensor
+
+
+@dataclass
+class View:
+    """What is rendered of a frame: M of its labels, its cameras, and which of them take part.
+
+    ``index`` int64 [M] of the labels, ``chosen`` bool [C]; the cameras' poses are those of the mirrored volume.
+    """
+
+    labels: FrameLabels
+    index: torch.Tensor
+    cameras: Cameras
+    chosen: torch.Tensor
+
+    @property
+    def pixels(self) -> Pixels:
+        """The M labelled positions."""
+        return Pixels(self.labels.camera[self.index], self.labels.uv[self.index])
+
+
+def draw_view(labels: FrameLabels, config: TrainConfig, mirror: torch.Tensor) -> View:
+    """Draw the cameras and labelled pixels of a frame that this step renders.
+
+    Cameras without a label teach nothing and are drawn only when too few others exist.
+
+    Args:
+        labels: of the frame.
+        config: ``render_cameras`` and ``pixels``.
+        mirror: [4, 4], reflection of the volume, see ``Objective``.
+    """
+    count, device = len(labels.Ks), labels.Ks.device
+    chosen = torch.ones(count, dtype=torch.bool, device=device)
+    if 0 < config.render_cameras < count:
+        labelled = torch.bincount(labels.camera, minlength=count) > 0
+        order = torch.randperm(count).to(device)
+        order = torch.cat((order[labelled[order]], order[~labelled[order]]))
+        chosen[order[config.render_cameras :]] = False
+    width, height = config.model.image_size
+    cameras = Cameras(torch.linalg.inv(labels.T_ego_cam) @ mirror, labels.Ks, width, height)
+    return View(labels, labels.sample(config.pixels, chosen[labels.camera]), cameras, chosen)
