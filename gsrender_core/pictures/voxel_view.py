@@ -12,6 +12,7 @@ from gsrender_core.numba_threads import numba_threads
 from gsrender_core.voxel_grid import VoxelGrid
 
 BACKGROUND = (247, 248, 250)  # RGB
+SIGNAL = (232, 0, 190)  # RGB of marked voxels: no class is near it
 FLOOR = (229, 232, 236)  # underside of the volume, where no voxel hides it
 SUPERSAMPLING = 2
 # A car around the ego frame's origin, which lies on the ground below the rear axle: body and cabin,
@@ -99,7 +100,12 @@ BIRDS_EYE = View((0.0, 0.0, 100.0), (0.0, 0.0, 0.0), (440, 440), span_m=80.0)
 
 
 def render_voxels(
-    semantics: np.ndarray, grid: VoxelGrid, view: View, car: bool = True, pale: np.ndarray | None = None
+    semantics: np.ndarray,
+    grid: VoxelGrid,
+    view: View,
+    car: bool = True,
+    pale: np.ndarray | None = None,
+    marked: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw occupied voxels as cubes in their class colours.
 
@@ -109,6 +115,7 @@ def render_voxels(
         view: from where.
         car: also draw the own vehicle at the origin.
         pale: bool [X, Y, Z], voxels to draw in pale colours.
+        marked: bool [X, Y, Z], occupied voxels to draw in the signal colour, whatever their class.
 
     Returns:
         uint8 [H, W, 3] RGB.
@@ -126,9 +133,11 @@ def render_voxels(
                          view.fov_deg is not None])  # fmt: skip
     # A pale voxel is its class's id behind FREE.
     pale_colors = (1 - _PALENESS) * CLASS_COLORS + _PALENESS * np.array(BACKGROUND)
-    palette = np.concatenate([CLASS_COLORS, [BACKGROUND], pale_colors, [CAR_COLOR, FLOOR, BACKGROUND]])
+    palette = np.concatenate([CLASS_COLORS, [BACKGROUND], pale_colors, [SIGNAL, CAR_COLOR, FLOOR, BACKGROUND]])
     if pale is not None:
         semantics = np.where(pale & (semantics != FREE), semantics + np.uint8(FREE + 1), semantics)
+    if marked is not None:
+        semantics = np.where(marked & (semantics != FREE), np.uint8(2 * FREE + 1), semantics)
     width, height = (n * SUPERSAMPLING for n in view.size)
     image = np.empty((height, width, 3), dtype=np.uint8)
     boxes = EGO_CAR if car else EGO_CAR[:0]

@@ -8,7 +8,8 @@ from gsrender_core.classes import CLASS_COLORS, FREE
 from gsrender_core.data.frame import Frame
 from gsrender_core.data.occ3d_labels import Occ3DLabels
 from gsrender_core.pictures import View, occupancy_picture, render_voxels
-from gsrender_core.pictures.occupancy_picture import CAMERA_ROWS, WIDTH, _arrangement
+from gsrender_core.pictures.layout import CAMERA_ROWS, arrangement
+from gsrender_core.pictures.occupancy_picture import WIDTH
 from gsrender_core.pictures.voxel_view import _MISS, BACKGROUND, FLOOR, _first_voxel, _openness
 from gsrender_core.voxel_grid import OccupancyGrid, VoxelGrid
 
@@ -176,8 +177,8 @@ def test_cameras_are_arranged_around_the_car():
     thirds = (WIDTH // 6, WIDTH // 2, 5 * WIDTH // 6)
     assert [int(picture[150, u, 0]) for u in thirds] == [60, 50, 40]
     assert [int(picture[350, u, 0]) for u in thirds] == [30, 20, 10]
-    assert _arrangement(("left", "ahead", "right", "rear")) == [[0, 1, 2], [3, None, None]]
-    assert _arrangement(("CAM_BACK", "CAM_FRONT")) == [[None, 1, None], [None, 0, None]]
+    assert arrangement(("left", "ahead", "right", "rear")) == [[0, 1, 2], [3, None, None]]
+    assert arrangement(("CAM_BACK", "CAM_FRONT")) == [[None, 1, None], [None, 0, None]]
 
 
 def test_pale_voxels_are_between_their_colour_and_the_background():
