@@ -7,14 +7,9 @@ from gsrender_core.classes import DYNAMIC_IDS, RENDEROCC_DYNAMIC_IDS, balance_we
 from gsrender_core.config import TrainConfig
 from gsrender_core.data.augment import augmented_pixels
 from gsrender_core.geometry import inverse
-from gsrender_core.losses import (
-    depth_loss,
-    depth_net_loss,
-    dynamic_weights,
-    semantic_loss,
-)
+from gsrender_core.losses import depth_loss, depth_net_loss, dynamic_weights, semantic_loss
 from gsrender_core.model.gsrender import GSRender
-from gsrender_core.ray_supervision import flat_index, neighbourhood, prior_targets, ray_loss, ray_targets
+from gsrender_core.ray_supervision import RaySupervision
 from gsrender_core.splatting import Seen, splat_view
 from gsrender_core.training_frames import FrameLabels, TrainingFrames
 from gsrender_core.views import Adjacent, View, draw_view
@@ -31,6 +26,7 @@ class Objective:
         self.beta = torch.from_numpy(balance_weights()).to(device)
         self.dynamic = torch.zeros(config.model.num_classes, dtype=torch.bool, device=device)
         self.dynamic[list(RENDEROCC_DYNAMIC_IDS if config.loss.renderocc_dynamic else DYNAMIC_IDS)] = True
+        self.rays = RaySupervision(config, model.head, self.beta, self.dynamic)
         grid = config.model.grid
         centred = all(abs(lo + hi) < 1e-6 for lo, hi in zip(grid.min_m[:2], grid.max_m[:2], strict=True))
         if config.bev_flip and not centred:
@@ -57,7 +53,7 @@ class Objective:
         # The view of everything below is mirrored with the volume: T_curr' = S T_curr S for frames, S T for cameras.
         if w.ray > 0:
             others = self._adjacent_frames(i, c.ray_adjacent, RAY_FRAMES, labels)
-            opacity, semantic, prior = self._rays(P, [current, *others], mirror)
+            opacity, semantic, prior = self.rays(P, [current, *others], mirror)
             terms["ray_opacity"], terms["ray_semantic"] = w.ray * opacity, w.ray * semantic
             terms["free_prior"] = w.ray * prior
         if render and (w.semantic > 0 or w.depth > 0):
@@ -120,45 +116,6 @@ class Objective:
         column, row = (uv / self.config.model.view.stride).long().unbind(1)
         cell = torch.stack((labels.camera[index], row, column), dim=1)
         return depth_net_loss(depth_logits, cell, labels.depth_m[index], self.model.depth_edges_m)
-
-    def _rays(self, P, frames: list[Adjacent], mirror) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Direct ray supervision from the labels of several frames, looked up in the current volume.
-
-        Opacity, class and free-prior losses, each a mean.
-        """
-        c, grid = self.config, self.config.model.grid
-        rows = P.permute(1, 2, 3, 0).reshape(-1, P.shape[0])
-        placed, blocked = [], torch.zeros(grid.size, dtype=torch.bool, device=P.device)
-        for number, frame in enumerate(frames):
-            T = mirror @ frame.T_curr_adj
-            everything = torch.arange(len(frame.labels.camera), device=P.device)
-            points, origins = frame.labels.points_and_origins(everything)
-            points, origins = points @ T[:3, :3].T + T[:3, 3], origins @ T[:3, :3].T + T[:3, 3]
-            voxel, inside = flat_index(points, grid)
-            blocked[voxel[inside]] = True
-            index = frame.labels.sample(c.rays)
-            class_id = frame.labels.class_id[index]
-            weight = torch.ones(len(index), device=P.device)
-            if number > 0:
-                weight = dynamic_weights(class_id, self.dynamic, c.loss.alpha)
-            else:
-                moving = inside & (dynamic_weights(frame.labels.class_id, self.dynamic, 0.0) == 0)
-                around_moving = neighbourhood(voxel[moving], grid)
-            placed.append((points[index], origins[index], class_id, weight))
-        # What stands here now may have left by the adjacent frame: its rays must not call it free.
-        masks = [blocked] + [blocked | around_moving] * (len(placed) - 1)
-        targets = [ray_targets(*part, mask, grid) for part, mask in zip(placed, masks, strict=True)]
-        targets.append(prior_targets(blocked, c.rays, c.loss.free_prior))
-        # One look-up for all frames: the gradient of a look-up is as large as the volume.
-        features = rows.index_select(0, torch.cat([t.voxel for t in targets]))
-        opacity, logits = self.model.head.opacity_and_logits(features)
-        sizes = [len(t.voxel) for t in targets]
-        parts = [
-            ray_loss(o, s, t, self.beta, c.loss.object_weight)
-            for o, s, t in zip(opacity.split(sizes), logits.split(sizes), targets, strict=True)
-        ]
-        opacity_losses, semantic_losses = zip(*parts, strict=True)
-        return torch.stack(opacity_losses[:-1]).mean(), torch.stack(semantic_losses[:-1]).mean(), opacity_losses[-1]
 
     def _see(self, P: torch.Tensor, view: View, T_curr_view: torch.Tensor | None) -> Seen:
         """Render a view of the current (None) or an adjacent frame from P, whatever the head."""

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from gsrender_core.classes import FLAT_IDS
+from gsrender_core.config import TrainConfig
+from gsrender_core.losses import dynamic_weights
+from gsrender_core.views import Adjacent
 from gsrender_core.voxel_grid import VoxelGrid
 
 FREE_SAMPLES = 5  # a ray; with one hit each, about the share of observed voxels that are occupied
@@ -135,3 +139,65 @@ def ray_loss(
     target = targets.class_id[known]
     semantic = F.cross_entropy(logits[known], target, reduction="none")
     return opacity, (semantic * targets.weight[known] * beta[target]).sum() / beta[target].sum()
+
+
+class RaySupervision:
+    """Direct ray supervision from the labels of several frames, looked up in the current volume.
+
+    Args:
+        config: ``rays``, the loss weights and the grid.
+        head: gives opacity and logits of rows of features.
+        beta: [K] class balance.
+        dynamic: bool [K], classes that move.
+    """
+
+    def __init__(self, config: TrainConfig, head: nn.Module, beta: torch.Tensor, dynamic: torch.Tensor):
+        self.config, self.head, self.beta, self.dynamic = config, head, beta, dynamic
+
+    def __call__(
+        self, P: torch.Tensor, frames: list[Adjacent], mirror: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Opacity, class and free-prior losses, each a mean.
+
+        Args:
+            P: [F, X, Y, Z], voxel features, mirrored.
+            frames: the current frame first.
+            mirror: [4, 4] reflection of the volume.
+        """
+        rows = P.permute(1, 2, 3, 0).reshape(-1, P.shape[0])
+        targets = self._targets(frames, mirror)
+        # One look-up for all frames: the gradient of a look-up is as large as the volume.
+        features = rows.index_select(0, torch.cat([t.voxel for t in targets]))
+        opacity, logits = self.head.opacity_and_logits(features)
+        sizes = [len(t.voxel) for t in targets]
+        parts = [
+            ray_loss(o, s, t, self.beta, self.config.loss.object_weight)
+            for o, s, t in zip(opacity.split(sizes), logits.split(sizes), targets, strict=True)
+        ]
+        opacity_losses, semantic_losses = zip(*parts, strict=True)
+        return torch.stack(opacity_losses[:-1]).mean(), torch.stack(semantic_losses[:-1]).mean(), opacity_losses[-1]
+
+    def _targets(self, frames: list[Adjacent], mirror: torch.Tensor) -> list[RayTargets]:
+        """Statements of every frame, and the free prior's at the end."""
+        c, grid, device = self.config, self.config.model.grid, mirror.device
+        placed, blocked = [], torch.zeros(grid.size, dtype=torch.bool, device=device)
+        for number, frame in enumerate(frames):
+            T = mirror @ frame.T_curr_adj
+            everything = torch.arange(len(frame.labels.camera), device=device)
+            points, origins = frame.labels.points_and_origins(everything)
+            points, origins = points @ T[:3, :3].T + T[:3, 3], origins @ T[:3, :3].T + T[:3, 3]
+            voxel, inside = flat_index(points, grid)
+            blocked[voxel[inside]] = True
+            index = frame.labels.sample(c.rays)
+            class_id = frame.labels.class_id[index]
+            weight = torch.ones(len(index), device=device)
+            if number > 0:
+                weight = dynamic_weights(class_id, self.dynamic, c.loss.alpha)
+            else:
+                moving = inside & (dynamic_weights(frame.labels.class_id, self.dynamic, 0.0) == 0)
+                around_moving = neighbourhood(voxel[moving], grid)
+            placed.append((points[index], origins[index], class_id, weight))
+        # What stands here now may have left by the adjacent frame: its rays must not call it free.
+        masks = [blocked] + [blocked | around_moving] * (len(placed) - 1)
+        targets = [ray_targets(*part, mask, grid) for part, mask in zip(placed, masks, strict=True)]
+        return [*targets, prior_targets(blocked, c.rays, c.loss.free_prior)]
