@@ -12,7 +12,7 @@ from gsrender_core.numba_threads import numba_threads
 from gsrender_core.voxel_grid import VoxelGrid
 
 BACKGROUND = (247, 248, 250)  # RGB
-SIGNAL = (232, 0, 190)  # RGB of marked voxels: no class is near it
+SIGNAL = (232, 0, 190)  # RGB of marked voxels: brighter than the classes of a near hue
 FLOOR = (229, 232, 236)  # underside of the volume, where no voxel hides it
 SUPERSAMPLING = 2
 # A car around the ego frame's origin, which lies on the ground below the rear axle: body and cabin,
