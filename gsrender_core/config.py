@@ -56,8 +56,12 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """Gaussian head (Eq. 6); the switches of Table 3."""
+    """From voxel features to what is rendered. ``kind``: gaussian (Eq. 6) or nerf (RenderOcc's, the baseline).
 
+    Both read ``hidden`` and ``opacity_bias``; the rest belongs to one of them.
+    """
+
+    kind: str = "gaussian"
     hidden: int = 64
     max_offset_m: float = 1.2  # three voxels each way (section 8); 0 freezes the means
     base_scale_m: float = 0.2
@@ -66,6 +70,14 @@ class HeadConfig:
     predict_scale: bool = True
     predict_rotation: bool = False
     opacity_bias: float = -2.2  # opacity 0.1 at the start: far above the rasteriser's 1/255 cut
+    nerf_step_m: float = 0.2  # distance of the samples along a ray; RenderOcc's is half a voxel
+    nerf_jitter: bool = True  # training draws each sample within its interval at random, else the middle is taken
+
+    def __post_init__(self):
+        if self.kind not in ("gaussian", "nerf"):
+            raise ValueError(f"model.head.kind: {self.kind!r} is none of gaussian, nerf")
+        if self.hidden < 1 or self.nerf_step_m <= 0:
+            raise ValueError(f"model.head: hidden {self.hidden} and nerf_step_m {self.nerf_step_m} must be positive")
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,7 @@ class LossConfig:
     free_prior: float = 0.2  # voxels drawn at random are free unless a point lies in them: what no ray ever crosses
     object_weight: float = 4.0  # opacity of hits on anything but flat ground, see ray_supervision.ray_loss
     ray: float = 1.0  # direct ray supervision, the free prior included; 0 leaves what the paper has
+    transmittance_entropy: float = 0.0  # rays end opaque or empty; RenderOcc's weight for its NeRF head is 0.01
 
 
 @dataclass(frozen=True)

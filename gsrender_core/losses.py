@@ -78,6 +78,18 @@ def offset_drift_loss(means: torch.Tensor, centers: torch.Tensor, voxel_size_m: 
     return ((means - centers).mean(dim=0) / voxel_size_m).square().sum()
 
 
+def transmittance_entropy_loss(rendered_alpha: torch.Tensor) -> torch.Tensor:
+    """Mean binary entropy (nats) of what passes through a pixel, as RenderOcc's: rays shall end opaque or empty.
+
+    Args:
+        rendered_alpha: [M] accumulated opacity.
+    """
+    if len(rendered_alpha) == 0:
+        return rendered_alpha.sum()
+    left = (1 - rendered_alpha).clamp(_EPSILON, 1 - _EPSILON)
+    return -(left * torch.log(left) + (1 - left) * torch.log(1 - left)).mean()
+
+
 def dynamic_weights(class_id: torch.Tensor, dynamic: torch.Tensor, alpha: float) -> torch.Tensor:
     """alpha_s(i) of Eq. 12 and 13: ``alpha`` where a label's class moves, else 1.
 

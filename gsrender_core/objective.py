@@ -7,7 +7,14 @@ from gsrender_core.classes import DYNAMIC_IDS, RENDEROCC_DYNAMIC_IDS, balance_we
 from gsrender_core.config import TrainConfig
 from gsrender_core.data.augment import augmented_pixels
 from gsrender_core.geometry import inverse
-from gsrender_core.losses import depth_loss, depth_net_loss, dynamic_weights, semantic_loss
+from gsrender_core.losses import (
+    depth_loss,
+    depth_net_loss,
+    dynamic_weights,
+    semantic_loss,
+    transmittance_entropy_loss,
+)
+from gsrender_core.marching import march_view
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.ray_supervision import RaySupervision
 from gsrender_core.splatting import Seen, splat_view
@@ -119,7 +126,13 @@ class Objective:
 
     def _see(self, P: torch.Tensor, view: View, T_curr_view: torch.Tensor | None) -> Seen:
         """Render a view of the current (None) or an adjacent frame from P, whatever the head."""
-        return splat_view(self.model, self.config, P, view, T_curr_view)
+        see = march_view if self.config.model.head.kind == "nerf" else splat_view
+        seen, w = see(self.model, self.config, P, view, T_curr_view), self.config.loss
+        if w.transmittance_entropy > 0:
+            name, omega = ("entropy", 1.0) if T_curr_view is None else ("adj_entropy", w.omega)
+            entropy = transmittance_entropy_loss(seen.rendered.alpha[: len(view.index)])
+            seen.terms[name] = omega * w.transmittance_entropy * entropy
+        return seen
 
     def _rendered(self, prefix: str, seen: Seen, view: View, alpha: float | None) -> dict:
         """Eq. 10 (current) or 11 (adjacent, with alpha) at a sample of the frame's labelled pixels."""

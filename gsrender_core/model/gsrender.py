@@ -13,8 +13,10 @@ from gsrender_core.model.backbone import Backbone
 from gsrender_core.model.blocks import FeaturePyramid
 from gsrender_core.model.depth_net import DepthNet, depth_edges
 from gsrender_core.model.gaussian_head import GaussianHead
+from gsrender_core.model.nerf_head import NerfHead
 from gsrender_core.model.view_transformer import LiftSplat, Projection
 from gsrender_core.model.voxel_encoder import BevEncoder, ResNet3d
+from gsrender_core.voxel_field import VoxelField
 
 _ROWS = 1 << 14  # voxels a chunk of the head at inference
 
@@ -72,7 +74,8 @@ class GSRender(nn.Module):
         for module in self.modules():  # one layout throughout: every change of layout is a copy of the map
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)
-        self.head = GaussianHead(config.head, encoder.features, config.num_classes)
+        head = {"gaussian": GaussianHead, "nerf": NerfHead}[config.head.kind]
+        self.head = head(config.head, encoder.features, config.num_classes)
         centers = torch.from_numpy(config.grid.centers_ego()).view(-1, 3)
         self.register_buffer("centers", centers, persistent=False)
 
@@ -103,6 +106,11 @@ class GSRender(nn.Module):
         if voxels is None:
             return self.head(rows, self.centers)
         return self.head(rows.index_select(0, voxels), self.centers[voxels])
+
+    def field(self, P: torch.Tensor, voxels: torch.Tensor) -> VoxelField:
+        """A NeRF head's density and logits at listed voxels (int64 [N]) of one frame's P [F, X, Y, Z]."""
+        rows = P.permute(1, 2, 3, 0).reshape(-1, P.shape[0])
+        return VoxelField(*self.head.opacity_and_logits(rows.index_select(0, voxels)), voxels, self.config.grid)
 
     def forward(self, cameras: CameraInput) -> torch.Tensor:
         """Voxel features P [B, F, X, Y, Z] of a batch of frames."""

@@ -130,15 +130,9 @@ def check_inputs(gaussians: Gaussians, cameras: Cameras, pixels: Pixels) -> None
     """Reject what no renderer can answer for.
 
     Raises:
-        ValueError: a camera index or position outside the images, skewed or non-positive intrinsics,
-            or Gaussians that are not finite.
+        ValueError: as ``check_views``, or Gaussians that are not finite.
     """
-    if (cameras.Ks[:, 0, 1].abs() > 1e-6).any():
-        raise ValueError(f"skewed intrinsics are not supported: K[0, 1] = {cameras.Ks[:, 0, 1].tolist()}")
-    if (cameras.Ks[:, 0, 0] <= 0).any() or (cameras.Ks[:, 1, 1] <= 0).any():
-        raise ValueError(f"focal lengths must be positive, got {cameras.Ks[:, [0, 1], [0, 1]].tolist()}")
-    if not torch.isfinite(cameras.viewmats).all() or not torch.isfinite(cameras.Ks).all():
-        raise ValueError(f"cameras are not finite: viewmats {cameras.viewmats.tolist()}, Ks {cameras.Ks.tolist()}")
+    check_views(cameras, pixels)
     for name in ("means", "scales", "opacities", "quats"):
         if getattr(gaussians, name) is None:
             continue
@@ -146,6 +140,20 @@ def check_inputs(gaussians: Gaussians, cameras: Cameras, pixels: Pixels) -> None
         values = getattr(gaussians, name).detach()
         if not torch.isfinite(values.sum(dtype=torch.promote_types(values.dtype, torch.float32))):
             raise ValueError(f"Gaussians hold non-finite {name}; check the network's output before rendering")
+
+
+def check_views(cameras: Cameras, pixels: Pixels) -> None:
+    """Reject what no renderer can answer for.
+
+    Raises:
+        ValueError: a camera index or position outside the images, skewed or non-positive intrinsics.
+    """
+    if (cameras.Ks[:, 0, 1].abs() > 1e-6).any():
+        raise ValueError(f"skewed intrinsics are not supported: K[0, 1] = {cameras.Ks[:, 0, 1].tolist()}")
+    if (cameras.Ks[:, 0, 0] <= 0).any() or (cameras.Ks[:, 1, 1] <= 0).any():
+        raise ValueError(f"focal lengths must be positive, got {cameras.Ks[:, [0, 1], [0, 1]].tolist()}")
+    if not torch.isfinite(cameras.viewmats).all() or not torch.isfinite(cameras.Ks).all():
+        raise ValueError(f"cameras are not finite: viewmats {cameras.viewmats.tolist()}, Ks {cameras.Ks.tolist()}")
     if len(pixels) == 0:
         return
     low, high = int(pixels.camera.min()), int(pixels.camera.max())

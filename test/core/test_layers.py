@@ -15,9 +15,9 @@ ROS_MODULES = {
 LAYERS = (
     ("classes", "geometry", "trilinear", "numba_threads", "runtime"),
     ("voxel_grid", "data.frame", "data.image_fit"),
-    ("gaussians", "losses", "ray_compensation", "metrics", "config", "data", "world"),
+    ("gaussians", "voxel_field", "losses", "ray_compensation", "metrics", "config", "data", "world"),
     ("model", "render", "pictures"),
-    ("checkpoint", "ray_supervision", "training_frames", "views", "splatting", "objective"),
+    ("checkpoint", "ray_supervision", "training_frames", "views", "splatting", "marching", "objective"),
     ("predictor", "score", "pictures"),
     ("evaluate", "predict_folder"),
     ("train",),
