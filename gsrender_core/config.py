@@ -118,6 +118,8 @@ class LossConfig:
     free_prior: float = 0.2  # voxels drawn at random are free unless a point lies in them: what no ray ever crosses
     object_weight: float = 4.0  # opacity of hits on anything but flat ground, see ray_supervision.ray_loss
     ray: float = 1.0  # direct ray supervision, the free prior included; 0 leaves what the paper has
+    voxel: float = 0.0  # 3D supervision by Occ3D labels inside mask_camera (the 2D + 3D rows of Table 1)
+    sky: float = 0.0  # rendered alpha is 0 where the LiDAR's view is free up to its highest beam, see sky.sky_pixels
     transmittance_entropy: float = 0.0  # rays end opaque or empty; RenderOcc's weight for its NeRF head is 0.01
 
 
@@ -166,6 +168,9 @@ class TrainConfig:
     compensation: str = "features"  # Ray Compensation at features, logits (Table 5) or none
     ray_adjacent: tuple[int, ...] = (-2, -1, 1, 2)  # frames whose labels feed the direct ray supervision
     pixels: int = 4096  # labelled pixels rendered a frame and step
+    prune_opacity: float = 0.0  # Gaussians below it are not rasterised, see splatting.kept_gaussians; 0: all are
+    prune_keep: float = 0.05  # share of those that is rasterised nonetheless, drawn each step: how they come back
+    voxels: int = 16384  # voxels inside mask_camera that the 3D loss reads a frame and step; 0: all of them
     render_every: int = 1  # steps between rendered ones; the other losses act in every step
     render_cameras: int = 2  # cameras rendered a frame and step, drawn at random; 0: all of them
     rays: int = 8192  # labels used by the direct ray supervision a frame and step
@@ -194,8 +199,10 @@ class TrainConfig:
             raise ValueError("validation_scenes and warmup_steps must be 0 or more, learning_rate positive")
         if self.validation_scenes > 0 and self.validation_frames < 1:
             raise ValueError(f"validation_frames: {self.validation_frames} must be 1 or more, or validation_scenes 0")
-        if self.adjacent_per_step < 0:
-            raise ValueError(f"adjacent_per_step: {self.adjacent_per_step} must be 0 (all) or more")
+        if min(self.adjacent_per_step, self.voxels) < 0:
+            raise ValueError(f"adjacent_per_step {self.adjacent_per_step}, voxels {self.voxels}: must be 0 (all) or more")
+        if not 0 <= self.prune_opacity < 1 or not 0 <= self.prune_keep <= 1:
+            raise ValueError(f"prune_opacity {self.prune_opacity}, prune_keep {self.prune_keep}: must lie in 0 .. 1")
         if self.augment.active and self.model.backbone.frozen:
             raise ValueError(
                 "augment: a frozen backbone's features are computed once a frame and cached, so its images cannot "

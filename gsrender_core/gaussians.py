@@ -45,6 +45,11 @@ class Gaussians:
     def __len__(self) -> int:
         return self.means.shape[0]
 
+    def select(self, index: torch.Tensor) -> "Gaussians":
+        """The Gaussians at an index int64 [M]."""
+        quats = None if self.quats is None else self.quats[index]
+        return Gaussians(self.means[index], self.scales[index], self.opacities[index], self.logits[index], quats)
+
     def moved(self, T_dst_src: torch.Tensor) -> "Gaussians":
         """The same Gaussians in another frame: means and rotations change, the rest is shared.
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 MIN_ALPHA = 0.01  # a pixel that (almost) nothing covers has no depth to compare
 MIN_DEPTH_M = 0.1
+SKY_FLOOR = 1e-3
 _EPSILON = 1e-6
 
 
@@ -75,6 +76,8 @@ def depth_net_loss(depth_logits: torch.Tensor, cell: torch.Tensor, target_m: tor
 def offset_drift_loss(means: torch.Tensor, centers: torch.Tensor, voxel_size_m: float) -> torch.Tensor:
     """Squared mean offset of all Gaussians, in voxels: nothing in the images forbids the whole lattice
     to slide by one vector, and Eq. 7 then reads the wrong voxels (not in the paper)."""
+    if len(means) == 0:
+        return means.sum() * 0
     return ((means - centers).mean(dim=0) / voxel_size_m).square().sum()
 
 
@@ -100,3 +103,36 @@ def dynamic_weights(class_id: torch.Tensor, dynamic: torch.Tensor, alpha: float)
     known = class_id < len(dynamic)
     moving = known & dynamic[class_id.clamp(max=len(dynamic) - 1)]
     return torch.where(moving, alpha, 1.0)
+
+
+def sky_loss(rendered_alpha: torch.Tensor) -> torch.Tensor:
+    """-log(1 - alpha) of pixels [M] that see nothing, a mean: binary cross-entropy with the target 0.
+
+    A thousandth of transmittance stays, so that the slope at alpha = 1 is finite (1000).
+    """
+    if len(rendered_alpha) == 0:
+        return rendered_alpha.sum() * 0
+    return -torch.log1p(-(1 - SKY_FLOOR) * rendered_alpha).mean()
+
+
+def voxel_loss(
+    opacity_logit: torch.Tensor, logits: torch.Tensor, target: torch.Tensor, beta: torch.Tensor
+) -> torch.Tensor:
+    """Class-balanced negative log-likelihood of voxel labels in the terms of Eq. 7, a weighted mean.
+
+    A head with opacity o and class logits s says of a voxel: p(free) = 1 - o, p(c) = o softmax(s)_c. These K + 1
+    numbers sum to 1, Eq. 7 reads both factors, and the class of a free voxel is not asked for.
+
+    Args:
+        opacity_logit: [S] before the sigmoid.
+        logits: [S, K].
+        target: int64 [S], 0 .. K - 1, or K for free.
+        beta: [K + 1] class balance, free included.
+    """
+    if len(target) == 0:
+        return opacity_logit.sum() * 0 + logits.sum() * 0
+    free = target == logits.shape[1]
+    occupancy = F.binary_cross_entropy_with_logits(opacity_logit, (~free).to(opacity_logit), reduction="none")
+    semantic = F.cross_entropy(logits, torch.where(free, 0, target), reduction="none")
+    weight = beta[target]
+    return (weight * (occupancy + torch.where(free, 0.0, semantic))).sum() / weight.sum()

@@ -8,10 +8,12 @@ from gsrender_core.config import TrainConfig
 from gsrender_core.data.augment import augmented_pixels
 from gsrender_core.geometry import inverse
 from gsrender_core.losses import (
+    MIN_ALPHA,
     depth_loss,
     depth_net_loss,
     dynamic_weights,
     semantic_loss,
+    sky_loss,
     transmittance_entropy_loss,
 )
 from gsrender_core.marching import march_view
@@ -20,6 +22,7 @@ from gsrender_core.ray_supervision import RaySupervision
 from gsrender_core.splatting import Seen, splat_view
 from gsrender_core.training_frames import FrameLabels, TrainingFrames
 from gsrender_core.views import Adjacent, View, draw_view
+from gsrender_core.voxel_supervision import VoxelSupervision
 
 RAY_FRAMES = 2  # adjacent frames whose labels a step's direct ray supervision reads
 
@@ -34,6 +37,7 @@ class Objective:
         self.dynamic = torch.zeros(config.model.num_classes, dtype=torch.bool, device=device)
         self.dynamic[list(RENDEROCC_DYNAMIC_IDS if config.loss.renderocc_dynamic else DYNAMIC_IDS)] = True
         self.rays = RaySupervision(config, model.head, self.beta, self.dynamic)
+        self.voxels = VoxelSupervision(config, model.head, frames.dataset, device)
         grid = config.model.grid
         centred = all(abs(lo + hi) < 1e-6 for lo, hi in zip(grid.min_m[:2], grid.max_m[:2], strict=True))
         if config.bev_flip and not centred:
@@ -63,8 +67,10 @@ class Objective:
             opacity, semantic, prior = self.rays(P, [current, *others], mirror)
             terms["ray_opacity"], terms["ray_semantic"] = w.ray * opacity, w.ray * semantic
             terms["free_prior"] = w.ray * prior
-        if render and (w.semantic > 0 or w.depth > 0):
-            view = draw_view(labels, c, mirror)
+        if w.voxel > 0 and (voxel := self.voxels(i, P, [axis - 2 for axis in axes])) is not None:
+            terms["voxel"] = w.voxel * voxel
+        if render and max(w.semantic, w.depth, w.sky) > 0:
+            view = draw_view(labels, c, mirror, sky=w.sky > 0)
             terms |= self._rendered("", self._see(P, view, None), view, None)
             if c.compensation != "none":
                 terms |= self._adjacent_terms(i, P, mirror)
@@ -75,15 +81,14 @@ class Objective:
 
         At a scene's end without such a frame its term is skipped, never made up. Figures for the log are means.
         """
-        c, terms = self.config, {}
+        c, parts = self.config, {}
         chosen = self._adjacent_frames(i, c.adjacent, c.adjacent_per_step or len(c.adjacent), self.frames.labels(i))
         for adjacent in chosen:
             view = draw_view(adjacent.labels, c, mirror)
             seen = self._see(P, view, mirror @ adjacent.T_curr_adj @ mirror)
             for name, value in self._rendered("adj_", seen, view, c.loss.alpha).items():
-                value = value / len(chosen) if name.startswith("_") else value
-                terms[name] = terms[name] + value if name in terms else value
-        return terms
+                parts.setdefault(name, []).append(value)
+        return {n: torch.stack(v).mean() if n.startswith("_") else torch.stack(v).sum() for n, v in parts.items()}
 
     def _mirror(self) -> torch.Tensor:
         """Random reflection of x and y [4, 4]; reflections are their own inverse."""
@@ -137,21 +142,24 @@ class Objective:
     def _rendered(self, prefix: str, seen: Seen, view: View, alpha: float | None) -> dict:
         """Eq. 10 (current) or 11 (adjacent, with alpha) at a sample of the frame's labelled pixels."""
         c, w, labels, index = self.config, self.config.loss, view.labels, view.index
-        rendered = seen.rendered
+        m = len(index)
+        logits, depth, opaque = seen.rendered.logits[:m], seen.rendered.depth[:m], seen.rendered.alpha[:m]
         class_id, target = labels.class_id[index], labels.depth_m[index]
         weights = None if alpha is None else dynamic_weights(class_id, self.dynamic, alpha)
         omega = 1.0 if alpha is None else w.omega
+        terms = dict(seen.terms)
+        terms[f"{prefix}semantic"] = omega * w.semantic * semantic_loss(logits, class_id, self.beta, weights)
+        terms[f"{prefix}depth"] = omega * w.depth * depth_loss(depth, target, opaque, w.silog_lambda, weights)
+        log = dict(seen.log)
+        if view.sky is not None:
+            nothing = seen.rendered.alpha[m:]
+            terms[f"{prefix}sky"] = omega * w.sky * sky_loss(nothing)
+            log["sky_pixels"] = torch.tensor(float(len(nothing)))
         with torch.no_grad():
-            covered = rendered.alpha > 0.01
-            relative = (rendered.depth - target).abs() / target
-            right = rendered.logits.argmax(1) == class_id
-        return {
-            **seen.terms,
-            **{f"_{prefix}{name}": value for name, value in seen.log.items()},
-            f"{prefix}semantic": omega * w.semantic * semantic_loss(rendered.logits, class_id, self.beta, weights),
-            f"{prefix}depth": omega
-            * w.depth
-            * depth_loss(rendered.depth, target, rendered.alpha, w.silog_lambda, weights),
-            f"_{prefix}depth_error": relative[covered].median() if covered.any() else torch.tensor(float("nan")),
-            f"_{prefix}accuracy": right[class_id < c.model.num_classes].float().mean(),
-        }
+            known, covered = class_id < c.model.num_classes, opaque > MIN_ALPHA
+            log["alpha"] = opaque.mean()
+            if covered.any():
+                log["depth_error"] = ((depth - target).abs() / target)[covered].median()
+            if known.any():
+                log["accuracy"] = (logits.argmax(1) == class_id)[known].float().mean()
+        return terms | {f"_{prefix}{name}": value for name, value in log.items()}

@@ -21,7 +21,7 @@ def compensate_features(
     Returns:
         features [N, F] (trilinear, zero outside) and a bool mask [N] of the centres that lie inside
         the current volume. The head of a zero feature is a constant, not empty: the caller must zero
-        the opacity outside the mask.
+        the opacity outside the mask, or leave those Gaussians out.
     """
     at_current = centers @ T_curr_adj[:3, :3].T.to(centers) + T_curr_adj[:3, 3].to(centers)
     low = torch.tensor(grid.min_m, device=P.device)
@@ -34,8 +34,3 @@ def compensate_features(
 def compensate_gaussians(gaussians: Gaussians, T_curr_adj: torch.Tensor) -> Gaussians:
     """The logits-level variant (Table 5): the current Gaussians, moved into the adjacent ego frame."""
     return gaussians.moved(torch.linalg.inv(T_curr_adj.double()).to(gaussians.means))
-
-
-def without(gaussians: Gaussians, keep: torch.Tensor) -> Gaussians:
-    """The Gaussians with opacity 0 where ``keep`` [N] is False."""
-    return Gaussians(gaussians.means, gaussians.scales, gaussians.opacities * keep, gaussians.logits, gaussians.quats)

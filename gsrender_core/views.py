@@ -6,6 +6,7 @@ import torch
 
 from gsrender_core.config import TrainConfig
 from gsrender_core.render import Cameras, Pixels
+from gsrender_core.sky import sky_pixels
 from gsrender_core.training_frames import FrameLabels
 
 
@@ -22,7 +23,7 @@ class Adjacent:
 
 @dataclass
 class View:
-    """What is rendered of a frame: M of its labels, its cameras, and which of them take part.
+    """What is rendered of a frame: M of its labels, S pixels that see nothing, its cameras, and which take part.
 
     ``index`` int64 [M] of the labels, ``chosen`` bool [C]; the cameras' poses are those of the mirrored volume.
     """
@@ -31,14 +32,18 @@ class View:
     index: torch.Tensor
     cameras: Cameras
     chosen: torch.Tensor
+    sky: Pixels | None = None
 
     @property
     def pixels(self) -> Pixels:
-        """The M labelled positions."""
-        return Pixels(self.labels.camera[self.index], self.labels.uv[self.index])
+        """The M labelled positions, then the S that see nothing."""
+        camera, uv = self.labels.camera[self.index], self.labels.uv[self.index]
+        if self.sky is None:
+            return Pixels(camera, uv)
+        return Pixels(torch.cat((camera, self.sky.camera)), torch.cat((uv, self.sky.uv)))
 
 
-def draw_view(labels: FrameLabels, config: TrainConfig, mirror: torch.Tensor) -> View:
+def draw_view(labels: FrameLabels, config: TrainConfig, mirror: torch.Tensor, sky: bool = False) -> View:
     """Draw the cameras and labelled pixels of a frame that this step renders.
 
     Cameras without a label teach nothing and are drawn only when too few others exist.
@@ -47,6 +52,7 @@ def draw_view(labels: FrameLabels, config: TrainConfig, mirror: torch.Tensor) ->
         labels: of the frame.
         config: ``render_cameras`` and ``pixels``.
         mirror: [4, 4], reflection of the volume, see ``Objective``.
+        sky: also draw pixels that see nothing: as many are tried as labels are drawn.
     """
     count, device = len(labels.Ks), labels.Ks.device
     chosen = torch.ones(count, dtype=torch.bool, device=device)
@@ -57,4 +63,7 @@ def draw_view(labels: FrameLabels, config: TrainConfig, mirror: torch.Tensor) ->
         chosen[order[config.render_cameras :]] = False
     width, height = config.model.image_size
     cameras = Cameras(torch.linalg.inv(labels.T_ego_cam) @ mirror, labels.Ks, width, height)
-    return View(labels, labels.sample(config.pixels, chosen[labels.camera]), cameras, chosen)
+    view = View(labels, labels.sample(config.pixels, chosen[labels.camera]), cameras, chosen)
+    if sky:
+        view.sky = sky_pixels(labels, config.model.image_size, chosen, config.pixels)
+    return view

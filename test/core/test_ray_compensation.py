@@ -3,7 +3,7 @@ import torch
 
 from gsrender_core.gaussians import Gaussians
 from gsrender_core.geometry import transform
-from gsrender_core.ray_compensation import compensate_features, compensate_gaussians, without
+from gsrender_core.ray_compensation import compensate_features, compensate_gaussians
 from gsrender_core.voxel_grid import VoxelGrid
 
 GRID = VoxelGrid((-4.0, -2.0, -1.0), 0.5, (16, 8, 6))
@@ -48,8 +48,3 @@ def test_gaussians_move_into_the_adjacent_frame():
     moved = compensate_gaussians(gaussians, T_curr_adj)
     # The adjacent car stands 5 m ahead and looks left: the point is 1 m in front of it.
     assert torch.allclose(moved.means, torch.tensor([[1.0, 0.0, 0.0]]), atol=1e-5)
-
-
-def test_voxels_outside_get_no_opacity():
-    gaussians = Gaussians(torch.zeros(2, 3), torch.ones(2, 3), torch.tensor([0.3, 0.4]), torch.zeros(2, 2))
-    assert without(gaussians, torch.tensor([True, False])).opacities.tolist() == torch.tensor([0.3, 0.0]).tolist()
