@@ -65,19 +65,43 @@ class Gaussians:
             quats = quaternion_product(q, torch.nn.functional.normalize(self.quats, dim=-1))
         return Gaussians(means, self.scales, self.opacities, self.logits, quats)
 
-    def to_occupancy(self, tau: float, free: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Eq. 7: the argmax of a voxel's logits where its opacity reaches ``tau``, else ``free``.
-
-        One Gaussian belongs to one voxel, in the grid's flattened order.
-
-        Returns:
-            labels uint8 [N] and confidence float32 [N] = opacity * probability of the label.
-        """
+    def evidence(self) -> "VoxelEvidence":
+        """What Eq. 7 looks at: one Gaussian belongs to one voxel, in the grid's flattened order."""
         best, label = self.logits.max(dim=-1)
         probability = torch.exp(best - torch.logsumexp(self.logits, dim=-1))
-        occupied = self.opacities >= tau
-        labels = torch.where(occupied, label, torch.full_like(label, free)).to(torch.uint8)
-        return labels, (self.opacities * probability).float()
+        return VoxelEvidence(self.opacities, label.to(torch.uint8), probability)
+
+    def to_occupancy(self, tau: float, free: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Eq. 7: the argmax of a voxel's logits where its opacity reaches ``tau``, else ``free``; as ``VoxelEvidence``.
+
+        One Gaussian belongs to one voxel, in the grid's flattened order.
+        """
+        return self.evidence().at(tau, free)
+
+
+@dataclass
+class VoxelEvidence:
+    """What a read-out has to say of every voxel before the threshold; tensors of one shape.
+
+    Attributes:
+        opacity: in [0, 1].
+        label: uint8, the likeliest class if the voxel is occupied.
+        probability: of that class.
+    """
+
+    opacity: torch.Tensor
+    label: torch.Tensor
+    probability: torch.Tensor
+
+    def at(self, tau: float, free: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Eq. 7: labels uint8 (``free`` where the opacity stays below ``tau``) and confidence float32.
+
+        The confidence is opacity times probability, 0 where free.
+        """
+        occupied = self.opacity >= tau
+        labels = torch.where(occupied, self.label, torch.full_like(self.label, free))
+        confidence = torch.where(occupied, self.opacity * self.probability, torch.zeros_like(self.probability))
+        return labels, confidence.float()
 
 
 def quaternion_of(R: torch.Tensor) -> torch.Tensor:

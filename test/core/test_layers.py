@@ -16,7 +16,7 @@ LAYERS = (
     ("classes", "geometry", "trilinear", "numba_threads", "runtime"),
     ("voxel_grid", "data.frame", "data.image_fit"),
     ("gaussians", "voxel_field", "losses", "ray_compensation", "metrics", "config", "data", "world"),
-    ("model", "render", "pictures"),
+    ("model", "render", "readout", "readout_reference", "pictures"),
     ("checkpoint", "ray_supervision", "training_frames", "sky", "views", "splatting", "marching", "voxel_supervision",
      "objective"),
     ("predictor", "score", "pictures"),
