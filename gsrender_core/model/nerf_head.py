@@ -28,6 +28,14 @@ class NerfHead(nn.Module):
             self.density[-1].bias.fill_(start + torch.log(-torch.expm1(-start)))
             self.semantic[-1].bias.zero_()
 
+    def forward(self, features: torch.Tensor, centers: torch.Tensor):
+        """A NeRF head has a field (``GSRender.field``) and no Gaussians.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("this network's head.kind is nerf, which makes no Gaussians; use one trained with gaussian")
+
     def opacity_and_logits(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Features [N, F] -> opacity before the sigmoid [N] and class logits [N, K]."""
         return self._opacity(features), self.semantic(features).float()
