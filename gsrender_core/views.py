@@ -9,6 +9,8 @@ from gsrender_core.render import Cameras, Pixels
 from gsrender_core.sky import sky_pixels
 from gsrender_core.training_frames import FrameLabels
 
+SKY_TRIES = 4  # pixels tried for every label drawn: few of an image's pixels can be said to see nothing
+
 
 @dataclass
 class Adjacent:
@@ -52,7 +54,7 @@ def draw_view(labels: FrameLabels, config: TrainConfig, mirror: torch.Tensor, sk
         labels: of the frame.
         config: ``render_cameras`` and ``pixels``.
         mirror: [4, 4], reflection of the volume, see ``Objective``.
-        sky: also draw pixels that see nothing: as many are tried as labels are drawn.
+        sky: also draw pixels that see nothing.
     """
     count, device = len(labels.Ks), labels.Ks.device
     chosen = torch.ones(count, dtype=torch.bool, device=device)
@@ -65,5 +67,5 @@ def draw_view(labels: FrameLabels, config: TrainConfig, mirror: torch.Tensor, sk
     cameras = Cameras(torch.linalg.inv(labels.T_ego_cam) @ mirror, labels.Ks, width, height)
     view = View(labels, labels.sample(config.pixels, chosen[labels.camera]), cameras, chosen)
     if sky:
-        view.sky = sky_pixels(labels, config.model.image_size, chosen, config.pixels)
+        view.sky = sky_pixels(labels, config.model.image_size, chosen, SKY_TRIES * config.pixels)
     return view
