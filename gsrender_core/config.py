@@ -80,6 +80,20 @@ class HeadConfig:
             raise ValueError(f"model.head: hidden {self.hidden} and nerf_step_m {self.nerf_step_m} must be positive")
 
 
+READOUTS = ("voxel", "voxel_anchored", "splat")
+
+
+def check_readout(readout: str, head: HeadConfig) -> None:
+    """Raise ValueError for an unknown read-out, or one that a head cannot serve."""
+    if readout not in READOUTS:
+        raise ValueError(f"model.readout: {readout!r} is none of {', '.join(READOUTS)}")
+    if readout != "voxel" and head.kind != "gaussian":
+        raise ValueError(
+            f"model.readout: {readout!r} reads means and scales of Gaussians, which head.kind {head.kind!r} has not; "
+            "use voxel"
+        )
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything needed to build the network; stored in its checkpoint."""
@@ -93,8 +107,12 @@ class ModelConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     tau: float = 0.1  # Eq. 7; swept on held-out training scenes and stored with the weights
+    # From Gaussians to voxels: voxel (Eq. 7), voxel_anchored (without Gaussians that have left their voxel, Fig. 8) or
+    # splat (every Gaussian speaks for the voxels it covers, see gsrender_core.readout).
+    readout: str = "voxel"
 
     def __post_init__(self):
+        check_readout(self.readout, self.head)
         if not 0 < self.tau < 1:
             raise ValueError(f"model.tau: {self.tau} must lie between 0 and 1")
         if min(self.image_size) < 32:

@@ -93,6 +93,10 @@ class VoxelEvidence:
     label: torch.Tensor
     probability: torch.Tensor
 
+    def view(self, shape: tuple[int, ...]) -> "VoxelEvidence":
+        """The same in another shape."""
+        return VoxelEvidence(self.opacity.view(shape), self.label.view(shape), self.probability.view(shape))
+
     def at(self, tau: float, free: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Eq. 7: labels uint8 (``free`` where the opacity stays below ``tau``) and confidence float32.
 

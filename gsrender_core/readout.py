@@ -48,6 +48,20 @@ class _Splats(NamedTuple):
     last: np.ndarray  # int32 [N, 3], inclusive; below ``first`` outside the grid
 
 
+def audible(gaussians: Gaussians) -> Gaussians:
+    """Those that ``splat_evidence`` listens to: opacity of ``MIN_OPACITY`` or more."""
+    return gaussians.select(torch.nonzero(gaussians.opacities >= MIN_OPACITY).squeeze(1))
+
+
+def together(parts: list[Gaussians]) -> Gaussians:
+    """Lists of Gaussians, one after the other; all with rotations or all without."""
+    quats = None if parts[0].quats is None else torch.cat([g.quats for g in parts])
+    means, scales, opacities, logits = (
+        torch.cat([getattr(g, name) for g in parts]) for name in ("means", "scales", "opacities", "logits")
+    )
+    return Gaussians(means, scales, opacities, logits, quats)
+
+
 def anchored(gaussians: Gaussians, centers: torch.Tensor, voxel_size_m: float) -> Gaussians:
     """The Gaussians, those that have left their own voxel made transparent (Fig. 8, "filtered by o and mu").
 
@@ -73,7 +87,7 @@ def splat_evidence(gaussians: Gaussians, grid: VoxelGrid, lowest_tau: float = 0.
     Returns:
         opacity and probability float32, label uint8, all [X, Y, Z]; elsewhere label and probability are 0.
     """
-    seen = gaussians.select(torch.nonzero(gaussians.opacities >= MIN_OPACITY).squeeze(1))
+    seen = audible(gaussians)
     low = torch.tensor(grid.min_m, dtype=torch.float64, device=seen.means.device)
     means = ((seen.means.double() - low) / grid.voxel_size_m).float()
     scales = (seen.scales / grid.voxel_size_m).float()
@@ -85,8 +99,7 @@ def splat_evidence(gaussians: Gaussians, grid: VoxelGrid, lowest_tau: float = 0.
     last = torch.minimum(torch.ceil(means + reach).clamp(min=0), shape) - 1
     parts = (means, scales, R, seen.opacities.float(), torch.softmax(seen.logits.float(), dim=-1), first, last)
     run = _splat_numba if means.device.type == "cpu" else splat_torch
-    opacity, label, probability = run(parts, tuple(grid.shape), lowest_tau)
-    return VoxelEvidence(opacity.view(grid.shape), label.view(grid.shape), probability.view(grid.shape))
+    return VoxelEvidence(*run(parts, tuple(grid.shape), lowest_tau)).view(grid.shape)
 
 
 def _splat_numba(parts, shape, lowest_tau):

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from gsrender_core.config import ModelConfig
+from gsrender_core.config import ModelConfig, check_readout
 from gsrender_core.data.frame import Frame
-from gsrender_core.gaussians import Gaussians
+from gsrender_core.gaussians import Gaussians, VoxelEvidence
 from gsrender_core.model.backbone import Backbone
 from gsrender_core.model.blocks import FeaturePyramid
 from gsrender_core.model.depth_net import DepthNet, depth_edges
@@ -16,6 +16,7 @@ from gsrender_core.model.gaussian_head import GaussianHead
 from gsrender_core.model.nerf_head import NerfHead
 from gsrender_core.model.view_transformer import LiftSplat, Projection
 from gsrender_core.model.voxel_encoder import BevEncoder, ResNet3d
+from gsrender_core.readout import anchored, audible, splat_evidence, together
 from gsrender_core.voxel_field import VoxelField
 
 _ROWS = 1 << 14  # voxels a chunk of the head at inference
@@ -127,13 +128,41 @@ class GSRender(nn.Module):
         opacity, logits = (torch.cat(values) for values in zip(*parts, strict=True))
         return opacity.view(self.config.grid.shape), logits.view(*self.config.grid.shape, -1)
 
+    @torch.no_grad()
+    def evidence(self, P: torch.Tensor, readout: str | None = None, lowest_tau: float = 0.0) -> VoxelEvidence:
+        """Opacity and class of every voxel [X, Y, Z] before the threshold, for one frame's P [F, X, Y, Z].
+
+        Args:
+            P: voxel features.
+            readout: one of ``config.READOUTS``; default the configuration's.
+            lowest_tau: no lower threshold will be asked for (``splat`` then sums up fewer classes).
+
+        Raises:
+            ValueError: an unknown read-out, or one that needs Gaussians where the head makes none.
+        """
+        readout, shape = readout or self.config.readout, self.config.grid.shape
+        check_readout(readout, self.config.head)
+        rows = P.permute(1, 2, 3, 0).reshape(-1, P.shape[0])
+        if readout == "voxel":
+            opacity, logits = self.opacity_and_logits(P)
+            seen = Gaussians(self.centers, self.centers, torch.sigmoid(opacity).view(-1), logits.flatten(0, 2))
+        else:
+            chunks = zip(rows.split(_ROWS), self.centers.split(_ROWS), strict=True)
+            seen = [self.head(features, centers) for features, centers in chunks]
+            if readout == "splat":  # most are too faint to matter: dropped before they are put together
+                return splat_evidence(together([audible(g) for g in seen]), self.config.grid, lowest_tau)
+            seen = anchored(together(seen), self.centers, self.config.grid.voxel_size_m)
+        return seen.evidence().view(shape)
+
     def occupancy(self, P: torch.Tensor, tau: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Eq. 7 for one frame's P [F, X, Y, Z]: labels uint8 and confidence float32, both [X, Y, Z].
 
-        Where something is, equal to ``gaussians(P).to_occupancy``, without the means, scales and logits
-        that Eq. 7 never reads; the confidence of a free voxel is 0.
+        With the read-out ``voxel`` equal to ``gaussians(P).to_occupancy``, without the means, scales and logits
+        that it never reads; the confidence of a free voxel is 0.
         """
         tau, free = self.config.tau if tau is None else tau, self.config.num_classes
+        if self.config.readout != "voxel":
+            return self.evidence(P, self.config.readout, tau).at(tau, free)
         rows = P.permute(1, 2, 3, 0).reshape(-1, P.shape[0])
         labels = torch.full((len(rows),), free, dtype=torch.uint8, device=P.device)
         confidence = torch.zeros(len(rows), device=P.device)

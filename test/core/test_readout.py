@@ -3,9 +3,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from small import GRID as SMALL
+from small import SmallData, small_model
 
 from gsrender_core import readout
+from gsrender_core.checkpoint import save_checkpoint
+from gsrender_core.config import HeadConfig
 from gsrender_core.gaussians import Gaussians
+from gsrender_core.model.gsrender import GSRender
+from gsrender_core.predictor import Predictor
 from gsrender_core.readout import anchored, splat_evidence, splat_torch
 from gsrender_core.readout_reference import splat_evidence_reference
 from gsrender_core.voxel_grid import VoxelGrid
@@ -166,3 +172,50 @@ def test_eq_7_by_hand():
     assert labels.tolist() == [1, 17, 17] and labels.dtype == torch.uint8
     assert confidence[0].item() == pytest.approx(0.3 * math.exp(2) / (math.exp(2) + 2))
     assert confidence[1:].tolist() == [0, 0]
+
+
+def test_the_network_reads_out_as_configured():
+    model = GSRender(small_model()).eval()
+    P = torch.randn(6, *SMALL.shape)
+    with torch.no_grad():
+        torch.nn.init.normal_(model.head.output.weight, std=0.5)
+        model.head.output.weight[:3] *= 0.1
+        offsets = model.gaussians(P).means - model.centers
+        model.head.output.bias[:3] = -torch.atanh(offsets.median(dim=0).values / 1.2)
+        offsets = (model.gaussians(P).means - model.centers).abs().amax(dim=1)
+        assert 0.02 < (offsets > 0.25).float().mean() < 0.98  # some leave their voxels, some stay
+        gaussians = model.gaussians(P)
+        tau = gaussians.opacities.median().item()
+        expected = {
+            "voxel": gaussians.to_occupancy(tau, 17)[0].view(SMALL.shape),
+            "voxel_anchored": anchored(gaussians, model.centers, 0.5).to_occupancy(tau, 17)[0].view(SMALL.shape),
+            "splat": splat_evidence(gaussians, SMALL).at(tau, 17)[0],
+        }
+        filled = {}
+        for readout_name, labels in expected.items():
+            model.config = small_model(readout=readout_name)
+            got = model.occupancy(P, tau)[0]
+            assert (got != labels).float().mean() < 1e-3, readout_name  # rounding at the threshold itself
+            assert torch.equal(model.evidence(P, readout_name, tau).at(tau, 17)[0], got) or readout_name == "voxel"
+            filled[readout_name] = (got != 17).sum().item()
+    assert 0 < filled["voxel_anchored"] < filled["voxel"] < filled["splat"]
+
+
+def test_the_readout_travels_in_the_checkpoint(tmp_path):
+    model = GSRender(small_model(readout="splat", head=HeadConfig(base_scale_m=0.4))).eval()
+    save_checkpoint(tmp_path / "m.safetensors", model, {})
+    predictor = Predictor.load(tmp_path / "m.safetensors", "cpu", "float32")
+    frame = SmallData().frame(0)
+    seen = predictor.model.evidence(predictor.features(frame), "splat").at(predictor.tau, 17)[0]
+    assert predictor.model.config.readout == "splat"
+    assert (predictor(frame).semantics == seen.numpy()).all()
+
+
+def test_a_readout_that_nobody_can_serve_is_named():
+    with pytest.raises(ValueError, match="model.readout: 'nearest' is none of voxel, voxel_anchored, splat"):
+        small_model(readout="nearest")
+    with pytest.raises(ValueError, match="'splat' reads means and scales of Gaussians, which head.kind 'nerf' has not"):
+        small_model(readout="splat", head=HeadConfig(kind="nerf"))
+    model = GSRender(small_model(head=HeadConfig(kind="nerf")))
+    with pytest.raises(ValueError, match="head.kind 'nerf' has not"):
+        model.evidence(torch.zeros(6, *SMALL.shape), "splat")
