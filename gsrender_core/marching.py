@@ -6,10 +6,16 @@ from gsrender_core.config import TrainConfig
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.ray_compensation import compensate_features
 from gsrender_core.render import Cameras
-from gsrender_core.render.volume_renderer import VolumeSettings, cast_into_grid, render_rays, touched_voxels
+from gsrender_core.render.volume_renderer import (
+    VolumeSettings,
+    cast_into_grid,
+    reached_voxels,
+    render_rays,
+    touched_voxels,
+)
 from gsrender_core.splatting import Seen
 from gsrender_core.views import View
-from gsrender_core.voxel_field import VoxelField
+from gsrender_core.voxel_field import EMPTY, VoxelField
 
 
 def march_view(
@@ -33,12 +39,21 @@ def march_view(
         T_view_curr = torch.linalg.inv(T_curr_view.double()).to(cameras.viewmats)
         cameras = Cameras(cameras.viewmats @ T_view_curr, cameras.Ks, cameras.width, cameras.height)
     rays = cast_into_grid(cameras, view.pixels, grid, VolumeSettings(step_m=head.nerf_step_m), head.nerf_jitter)
+
+    def features(voxels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if at_features:
+            return compensate_features(P, model.centers[voxels], T_curr_view, grid)
+        rows = P.permute(1, 2, 3, 0).reshape(-1, P.shape[0])
+        return rows.index_select(0, voxels), torch.ones_like(voxels, dtype=torch.bool)
+
+    # Looked up twice: once without a gradient to see where the rays end, then only what lies in front.
     voxels = touched_voxels(rays)
-    if at_features:
-        features, inside = compensate_features(P, model.centers[voxels], T_curr_view, grid)
-        field = VoxelField(*model.head.opacity_and_logits(features), voxels, grid).without(inside)
-    else:
-        field = model.field(P, voxels)
+    with torch.no_grad():
+        candidates, inside = features(voxels)
+        opacity = torch.where(inside, model.head.opacity(candidates), EMPTY)
+        voxels = reached_voxels(rays, opacity, voxels)
+    rows, inside = features(voxels)
+    field = VoxelField(*model.head.opacity_and_logits(rows), voxels, grid).without(inside)
     seen = Seen(render_rays(field, rays))
     if T_curr_view is None:
         with torch.no_grad():

@@ -17,7 +17,6 @@ from gsrender_core.model.nerf_head import NerfHead
 from gsrender_core.model.view_transformer import LiftSplat, Projection
 from gsrender_core.model.voxel_encoder import BevEncoder, ResNet3d
 from gsrender_core.readout import anchored, audible, splat_evidence, together
-from gsrender_core.voxel_field import VoxelField
 
 _ROWS = 1 << 14  # voxels a chunk of the head at inference
 
@@ -107,11 +106,6 @@ class GSRender(nn.Module):
         if voxels is None:
             return self.head(rows, self.centers)
         return self.head(rows.index_select(0, voxels), self.centers[voxels])
-
-    def field(self, P: torch.Tensor, voxels: torch.Tensor) -> VoxelField:
-        """A NeRF head's density and logits at listed voxels (int64 [N]) of one frame's P [F, X, Y, Z]."""
-        rows = P.permute(1, 2, 3, 0).reshape(-1, P.shape[0])
-        return VoxelField(*self.head.opacity_and_logits(rows.index_select(0, voxels)), voxels, self.config.grid)
 
     def forward(self, cameras: CameraInput) -> torch.Tensor:
         """Voxel features P [B, F, X, Y, Z] of a batch of frames."""

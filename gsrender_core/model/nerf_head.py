@@ -29,7 +29,7 @@ class NerfHead(nn.Module):
             self.semantic[-1].bias.zero_()
 
     def forward(self, features: torch.Tensor, centers: torch.Tensor):
-        """A NeRF head has a field (``GSRender.field``) and no Gaussians.
+        """A NeRF head has a field (see ``opacity_and_logits``) and no Gaussians.
 
         Raises:
             TypeError: always.
@@ -38,13 +38,14 @@ class NerfHead(nn.Module):
 
     def opacity_and_logits(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Features [N, F] -> opacity before the sigmoid [N] and class logits [N, K]."""
-        return self._opacity(features), self.semantic(features).float()
+        return self.opacity(features), self.semantic(features).float()
 
     def occupied(self, features: torch.Tensor, tau: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The rows whose opacity reaches ``tau``: index int64 [M], opacity [M] and logits [M, K] of those alone."""
-        opacity = torch.sigmoid(self._opacity(features))
+        opacity = torch.sigmoid(self.opacity(features))
         index = torch.nonzero(opacity >= tau).squeeze(1)
         return index, opacity[index], self.semantic(features.index_select(0, index)).float()
 
-    def _opacity(self, features: torch.Tensor) -> torch.Tensor:
+    def opacity(self, features: torch.Tensor) -> torch.Tensor:
+        """Opacity before the sigmoid [N] alone."""
         return F.softplus(self.density(features)[:, 0].float()) + DENSITY_SHIFT

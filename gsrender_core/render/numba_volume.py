@@ -39,11 +39,32 @@ def touched_voxels_numba(rays) -> torch.Tensor:
     cells = np.zeros(rays.grid.shape, np.uint8)
     with numba_threads():
         _mark_cells(_march(rays), cells)
-    for axis in range(3):  # a cell is named by its lowest corner; the others lie one further on each axis
+    return _corners(cells)
+
+
+def reached_voxels_numba(rays, opacity_logits: torch.Tensor, voxels: torch.Tensor) -> torch.Tensor:
+    """``volume_renderer.reached_voxels`` on the CPU."""
+    rows, opacity = _tables(rays, voxels, opacity_logits)
+    cells = np.zeros(rays.grid.shape, np.uint8)
+    with numba_threads() as threads:
+        _mark_reached(_march(rays), rows, opacity, cells, threads)
+    return _corners(cells)
+
+
+def _corners(cells: np.ndarray) -> torch.Tensor:
+    """Flat indices of the voxels around marked cells, which are named by their lowest corner; changes ``cells``."""
+    for axis in range(3):
         shifted = cells.swapaxes(0, axis)
         if shifted.shape[0] > 1:
             shifted[1:] = shifted[1:] | shifted[:-1]
     return torch.from_numpy(np.flatnonzero(cells))
+
+
+def _tables(rays, voxels: torch.Tensor, opacity_logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Row of each voxel in the tables, int32 [X, Y, Z], and the table of opacity logits; row 0 is the empty voxel."""
+    rows = np.zeros(rays.grid.shape, np.int32)
+    rows.reshape(-1)[voxels.numpy()] = np.arange(1, len(voxels) + 1, dtype=np.int32)
+    return rows, np.concatenate((np.array([EMPTY], np.float32), _array(opacity_logits)))
 
 
 def render_rays_numba(field: VoxelField, rays) -> Rendered:
@@ -62,10 +83,7 @@ class _RenderRays(torch.autograd.Function):
     @staticmethod
     def forward(ctx, opacity_logits, logits, voxels, rays):
         march = _march(rays)
-        # Row 0 of the tables is the empty voxel.
-        rows = np.zeros(rays.grid.shape, np.int32)
-        rows.reshape(-1)[voxels.numpy()] = np.arange(1, len(voxels) + 1, dtype=np.int32)
-        opacity = np.concatenate((np.array([EMPTY], np.float32), _array(opacity_logits)))
+        rows, opacity = _tables(rays, voxels, opacity_logits)
         table = np.concatenate((np.zeros((1, logits.shape[1]), np.float32), _array(logits)))
         m, K = len(rays), logits.shape[1]
         out = np.zeros((m, K), np.float32), np.zeros(m, np.float32), np.zeros(m, np.float32)
@@ -164,6 +182,11 @@ def _optical_depth(x, voxels):
     return math.log1p(small) * voxels, small / (1.0 + small)
 
 
+@numba.njit(cache=True)
+def _buffers():
+    return np.zeros(8, np.int32), np.zeros(8, np.float32), np.zeros(8, np.float32)
+
+
 @numba.njit(cache=True, parallel=True)
 def _mark_cells(march, cells):
     """Set the lowest corner of every cell that a sample lies in. Threads only ever write the same 1."""
@@ -172,6 +195,29 @@ def _mark_cells(march, cells):
             z, _ = _sample(march, m, n)
             i, j, k, _, _, _ = _cell(march, m, z, cells.shape)
             cells[i, j, k] = 1
+
+
+@numba.njit(cache=True, parallel=True)
+def _mark_reached(march, rows, opacity, cells, threads):
+    """``_mark_cells`` for the samples that ``_composite_ray`` reaches."""
+    for t in numba.prange(threads):
+        corners, weights, _ = _buffers()
+        for m in range(t, len(march.count), threads):
+            left = 1.0
+            for n in range(march.count[m]):
+                if left <= march.limits[1]:
+                    break
+                z, width = _sample(march, m, n)
+                i, j, k, fx, fy, fz = _cell(march, m, z, rows.shape)
+                cells[i, j, k] = 1
+                _corner_rows(rows, i, j, k, corners)
+                _corner_weights(fx, fy, fz, weights)
+                x = 0.0
+                for corner in range(8):
+                    x += weights[corner] * opacity[corners[corner]]
+                alpha = -math.expm1(-_optical_depth(x, width * march.voxels_per_z[m])[0])
+                if alpha >= march.limits[0]:
+                    left -= left * alpha
 
 
 @numba.njit(cache=True, fastmath=FAST)
@@ -216,11 +262,6 @@ def _composite_ray(march, m, rows, opacity, table, logits, buffers):
     if last_i >= 0:
         _add_cell(table, corners, summed, logits)
     return depth, 1.0 - transmittance
-
-
-@numba.njit(cache=True)
-def _buffers():
-    return np.zeros(8, np.int32), np.zeros(8, np.float32), np.zeros(8, np.float32)
 
 
 @numba.njit(cache=True, parallel=True)

@@ -153,6 +153,20 @@ def touched_voxels_torch(rays: Rays) -> torch.Tensor:
     return torch.nonzero(mask.view(-1)).squeeze(1)
 
 
+def reached_voxels(rays: Rays, opacity_logits: torch.Tensor, voxels: torch.Tensor) -> torch.Tensor:
+    """The part of ``touched_voxels`` in front of where the rays end, int64 [V]: the rest does not change the image.
+
+    Args:
+        opacity_logits: [T] without gradient.
+        voxels: int64 [T], the ``touched_voxels``.
+    """
+    if rays.count.device.type == "cpu":
+        from gsrender_core.render.numba_volume import reached_voxels_numba
+
+        return reached_voxels_numba(rays, opacity_logits, voxels)
+    return voxels
+
+
 def render_rays(field: VoxelField, rays: Rays, backend: str = "auto") -> Rendered:
     """Composite a field along rays; differentiable in its opacity logits and logits.
 

@@ -7,6 +7,7 @@ from gsrender_core.render.interface import Cameras, Pixels
 from gsrender_core.render.volume_renderer import (
     VolumeSettings,
     cast_into_grid,
+    reached_voxels,
     render_rays,
     render_rays_torch,
     touched_voxels,
@@ -94,7 +95,7 @@ def test_compositing_by_hand_of_two_slabs(backend):
         depth += left * hidden * z
         classes[class_id] += left * hidden * logit
         left *= 1 - hidden
-    assert left == pytest.approx((1 + 1) ** -0.5 * (1 + math.exp(2)) ** -0.5, rel=1e-6)  # sigmoid(-x), half a voxel each
+    assert left == pytest.approx((1 + 1) ** -0.5 * (1 + math.exp(2)) ** -0.5, rel=1e-6)  # sigmoid(-x) ** 0.5
     assert out.alpha.item() == pytest.approx(1 - left, rel=1e-5)
     assert out.depth.item() == pytest.approx(depth, rel=1e-5)
     assert out.logits[0].tolist() == pytest.approx(classes, rel=1e-5)
@@ -170,6 +171,24 @@ def test_touched_voxels_are_all_that_the_rays_read():
         every, part = render_rays(field, rays, backend), render_rays(some, rays, backend)
         torch.testing.assert_close(every.logits, part.logits)
         torch.testing.assert_close(every.depth, part.depth)
+
+
+def test_reached_voxels_are_all_that_changes_the_image():
+    field, rays = random_case(6)
+    field = VoxelField(field.opacity_logits + 4, field.logits, field.voxels, GRID)  # rays end early
+    order = torch.argsort(field.voxels)
+    opacity, logits = field.opacity_logits[order], field.logits[order]
+    touched = touched_voxels(rays)
+    reached = reached_voxels(rays, opacity[touched], touched)
+    assert 0 < len(reached) < 0.8 * len(touched)
+    for backend in ("torch", "numba"):
+        # All the rest is made opaque: nobody may notice.
+        changed = torch.full_like(opacity, 50.0)
+        changed[reached] = opacity[reached]
+        some = render_rays(VoxelField(changed, logits, torch.arange(GRID.size), GRID), rays, backend)
+        every = render_rays(field, rays, backend)
+        torch.testing.assert_close(some.logits, every.logits)
+        torch.testing.assert_close(some.alpha, every.alpha)
 
 
 def test_what_lies_behind_the_grid_or_in_front_of_the_near_plane_is_nothing():
