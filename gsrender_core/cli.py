@@ -56,7 +56,9 @@ def _write_json(path: str | None, result: dict) -> None:
 def _dataset(args, image_size: tuple[int, int], label_options=None):
     from gsrender_core.data.nuscenes import NuScenes
 
-    return NuScenes(Path(args.data), image_size=image_size, scenes=args.scenes, label_options=label_options)
+    return NuScenes(
+        Path(args.data), image_size=image_size, scenes=args.scenes, label_options=label_options, split=args.split
+    )
 
 
 def _world(args) -> None:
@@ -98,7 +100,9 @@ def _eval(args) -> None:
     predictor = _predictor(Predictor, args)
     majority = None
     if args.train_data:
-        training = NuScenes(Path(args.train_data), image_size=predictor.image_size)
+        # The same folder may hold both: with a split, only its training part.
+        split = "train" if args.split else None
+        training = NuScenes(Path(args.train_data), image_size=predictor.image_size, split=split)
         majority = majority_grid(training, range(len(training)), predictor.grid)
     data = _dataset(args, predictor.image_size)
     result = evaluate(predictor, data, majority, not args.no_controls, _progress("sample"))
@@ -161,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     def data_options(sub) -> None:
         sub.add_argument("--data", required=True, metavar="DATA", help="folder in the nuScenes schema")
         sub.add_argument("--scenes", nargs="+", metavar="NAME", help="only these scenes")
+        sub.add_argument("--split", choices=("train", "val"), help="only this split of Occ3D's annotations.json")
         sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
 
     p = command("world", _world, "Write a synthetic driving world in the nuScenes schema, with Occ3D ground truth.")

@@ -10,7 +10,8 @@ from gsrender_core.classes import IGNORE, lidarseg_lookup
 from gsrender_core.data.frame import Frame, PixelLabels
 from gsrender_core.data.image_fit import fit_image
 from gsrender_core.data.lidar_labels import LabelOptions, drop_occluded, on_own_vehicle, project_lidar
-from gsrender_core.data.nuscenes_tables import CAMERA_CHANNELS, LIDAR_CHANNEL, NuScenesTables, SensorRecord
+from gsrender_core.data.nuscenes_tables import CAMERA_CHANNELS, LIDAR_CHANNEL, NuScenesTables, SensorRecord, scene_names
+from gsrender_core.data.occ3d_annotations import Occ3DAnnotations, scenes_of_split
 from gsrender_core.data.occ3d_labels import Occ3DLabels, read_occ3d_labels
 from gsrender_core.data.sensor_files import read_image, read_sweep
 from gsrender_core.geometry import apply, inverse
@@ -26,16 +27,18 @@ class NuScenes:
     """Keyframes of a data set in the nuScenes v1.0 schema, in order of scene and time.
 
     Args:
-        root: the folder that holds ``v1.0-*``, ``samples`` and, where present, ``lidarseg`` and ``gts``.
+        root: the folder that holds ``v1.0-*``, ``samples`` and, where present, ``lidarseg``, ``gts`` and Occ3D's
+            ``annotations.json``.
         image_size: width and height of the frames' images, px; see ``fit_image``.
         version: as ``v1.0-trainval``; default the only one present.
         scenes: names of the scenes to read; default all.
         cameras: channels, in the order of the frames' arrays.
         label_options: what becomes a label.
+        split: ``train`` or ``val`` of Occ3D's annotations.json, instead of or together with ``scenes``.
 
     Raises:
         FileNotFoundError, ValueError: missing, broken or inconsistent tables, an unknown scene, no
-            complete sample.
+            complete sample; a split without annotations.json.
     """
 
     def __init__(
@@ -46,11 +49,17 @@ class NuScenes:
         scenes: Sequence[str] | None = None,
         cameras: Sequence[str] = CAMERA_CHANNELS,
         label_options: LabelOptions | None = None,
+        split: str | None = None,
     ):
         self.root = Path(root)
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.cameras = tuple(cameras)
         self.label_options = label_options or LabelOptions()
+        self.annotations = Occ3DAnnotations(self.root)
+        if split is not None:
+            known = list(scene_names(self.root, version))
+            scenes = scenes_of_split(self.annotations, split, known, scenes)
+            logger.info("%s: %d of %d scenes are in the %s split", self.root, len(scenes), len(known), split)
         self.tables = NuScenesTables(self.root, version, scenes, (*self.cameras, LIDAR_CHANNEL))
         self.skipped: dict[str, list[str]] = {}
         complete = []
@@ -73,7 +82,7 @@ class NuScenes:
         self.tokens: tuple[str, ...] = tuple(complete)
         self._index = {token: i for i, token in enumerate(complete)}
         self._lidarseg: tuple[dict[int, str], np.ndarray] | None = None
-        self._warned_of_no_lidarseg = False
+        self._warned_of_no_lidarseg = self._warned_of_no_gt = False
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -154,13 +163,29 @@ class NuScenes:
         return (*self._sweep(lidar), lidar.T_ego_sensor)
 
     def ground_truth(self, i: int) -> Occ3DLabels | None:
-        """Occ3D labels of sample ``i``, or None where ``gts`` has none for it.
+        """Occ3D labels of sample ``i``, or None where there are none for it.
+
+        Read from ``gts/<scene>/<token>/labels.npz``, or from where annotations.json says (``gt_path``).
 
         Raises:
-            ValueError: the file is broken or has other shapes, dtypes or ids.
+            ValueError: the file is broken or has other shapes, dtypes or ids; a broken annotations.json.
         """
-        path = self.root / "gts" / self.scene_of(i) / self.tokens[i] / "labels.npz"
-        return read_occ3d_labels(path) if path.is_file() else None
+        token = self.tokens[i]
+        path = self.root / "gts" / self.scene_of(i) / token / "labels.npz"
+        if not path.is_file():
+            listed = self.annotations.gt_path(token)
+            if listed is None:
+                return None
+            path = self.root / listed
+            if not path.is_file():
+                if not self._warned_of_no_gt:
+                    logger.warning(
+                        "%s lists labels of sample %s in %s, which does not exist (more may be missing): such samples "
+                        "count as without ground truth; unpack gts again", self.annotations.path, token, path,
+                    )  # fmt: skip
+                    self._warned_of_no_gt = True
+                return None
+        return read_occ3d_labels(path)
 
     def ray_origins(self, i: int) -> np.ndarray:
         """Where RayIoU casts from for sample ``i``: float64 [n, 3], m, ego frame at its LiDAR stamp.

@@ -18,6 +18,7 @@ from gsrender_core.geometry import transform
 # RenderOcc's camera order, left to right around the car.
 CAMERA_CHANNELS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
 LIDAR_CHANNEL = "LIDAR_TOP"
+SWEEP_SCENES = 50  # whose sweeps are kept: about 1900 rows a scene of nuScenes, 0.1 GB in all
 REQUIRED_TABLES = ("scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor")
 
 # nuScenes stamps are microseconds (about 1.5e15). Some converters write nanoseconds (1.5e18) into the
@@ -113,6 +114,19 @@ def find_version(root: Path, version: str | None) -> str:
     return version or known[0]
 
 
+def scene_names(root: Path, version: str | None = None) -> tuple[str, ...]:
+    """Names of all scenes of a version, in table order; reads no other table.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``find_version``; a missing or broken scene table.
+    """
+    path = Path(root) / find_version(Path(root), version) / "scene.json"
+    names = tuple(row.get("name") for row in iterate_rows(path))
+    if None in names:
+        raise ValueError(f"{path}: row {names.index(None)} lacks 'name'")
+    return names
+
+
 class NuScenesTables:
     """Typed access to the tables of one version.
 
@@ -156,6 +170,8 @@ class NuScenesTables:
             self._key_frames[key] = row
         self._poses = self._read_poses({row.pose for row in self._key_frames.values()})
         self._lidarseg = self._read_lidarseg()
+        self._sweeps: dict[str, list[_Row]] = {}  # by scene, of the scenes read last
+        self._sweep_poses: dict[str, tuple] = {}
 
     @property
     def scene_names(self) -> tuple[str, ...]:
@@ -180,17 +196,18 @@ class NuScenesTables:
     def sensor_records(self, scene: str, include_sweeps: bool = False) -> Iterator[SensorRecord]:
         """Every measurement of a scene's kept channels, in time order.
 
-        Sweeps (the frames between key frames) are not kept in memory: asking for them reads
-        ``sample_data`` and ``ego_pose`` again.
+        Sweeps (the frames between key frames) are not read at the start: asking for them reads ``sample_data`` and
+        ``ego_pose`` again, for the scene and those that follow it (``SWEEP_SCENES`` in all), which are kept.
         """
         tokens = {s.token for s in self.samples_of(scene)}
         if include_sweeps:
-            rows = list(self._sample_data(tokens, key_frames_only=False))
-            poses = self._read_poses({row.pose for row in rows})
+            if scene not in self._sweeps:
+                self._read_sweeps(scene)
+            rows, poses = self._sweeps[scene], self._sweep_poses
         else:
             rows = [row for row in self._key_frames.values() if row.sample_token in tokens]
             poses = self._poses
-        rows.sort(key=lambda row: (stamp_to_ns(row.timestamp), self._mountings[row.mounting].channel))
+        rows = sorted(rows, key=lambda row: (stamp_to_ns(row.timestamp), self._mountings[row.mounting].channel))
         for row in rows:
             yield self._record(row, poses)
 
@@ -281,6 +298,16 @@ class NuScenesTables:
             if row.sample_token in samples and row.mounting in self._mountings:
                 if row.is_key_frame or not key_frames_only:
                     yield row
+
+    def _read_sweeps(self, scene: str) -> None:
+        """Keep every row of a scene and of the scenes after it, in table order, with their poses."""
+        first = self.scene_names.index(scene)
+        sweeps = {name: [] for name in self.scene_names[first : first + SWEEP_SCENES]}
+        scene_of = {sample.token: name for name in sweeps for sample in self._by_scene[name]}
+        for row in self._sample_data(scene_of, key_frames_only=False):
+            sweeps[scene_of[row.sample_token]].append(row)
+        self._sweep_poses = self._read_poses({row.pose for rows in sweeps.values() for row in rows})
+        self._sweeps = sweeps
 
     def _read_poses(self, wanted: set[str]) -> dict[str, tuple]:
         rows = self.rows("ego_pose", "token", "rotation", "translation")
