@@ -22,6 +22,11 @@ class BackboneConfig:
     name: str = "efficientnet_lite0"
     pretrained: bool = True  # Lite0: offline ImageNet weights; others: only where transformers finds them
     frozen: bool = True  # frozen features are computed once a frame and cached: what makes CPU training affordable
+    strides: tuple[int, ...] = (8, 16, 32)  # of the maps taken, rising, among 4, 8, 16, 32; view.stereo needs 4
+
+    def __post_init__(self):
+        if not self.strides or list(self.strides) != sorted(set(self.strides) & {4, 8, 16, 32}):
+            raise ValueError(f"model.backbone.strides: {self.strides} must rise and be among 4, 8, 16, 32")
 
 
 @dataclass(frozen=True)
@@ -36,18 +41,38 @@ class DepthConfig:
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """2D features to voxels. ``kind``: lift_splat or projection; ``stride``: of the image features."""
+    """2D features to voxels. ``kind``: lift_splat or projection; ``stride``: of the image features.
+
+    ``neck``: fpn (top-down sums), or joined (the coarser maps beside the finest one, as in BEVStereo).
+    ``depth_net``: simple (intrinsics gate), or bevdepth (camera gates, ASPP; the paper's).
+    """
 
     kind: str = "lift_splat"
     stride: int = 8
     neck_channels: int = 96
     channels: int = 32
     downsample: int = 2  # voxels of the lifted volume are this many times wider in x and y
+    neck: str = "fpn"
+    depth_net: str = "simple"
+    stereo: bool = False  # depth from the previous frame by plane sweep (BEVStereo); needs depth_net bevdepth
+    history: bool = False  # the previous frame's features, lifted into the current ego, beside the current ones
+
+    def __post_init__(self):
+        for name, choices in (("neck", ("fpn", "joined")), ("depth_net", ("simple", "bevdepth"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"model.view.{name}: {getattr(self, name)!r} is none of {', '.join(choices)}")
+        if self.stereo and self.depth_net != "bevdepth":
+            raise ValueError("model.view.stereo needs model.view.depth_net: bevdepth, the only one that takes it in")
+
+    @property
+    def frames_before(self) -> int:
+        """Previous frames that the network looks at: the history's own stereo depth needs one more."""
+        return int(self.history) + int(self.stereo)
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Volume encoder. ``kind``: bev (channel-to-height 2D U-Net) or resnet3d (the paper's)."""
+    """Volume encoder. ``kind``: bev (channel-to-height 2D U-Net), bevstereo3d (the paper's) or resnet3d (lighter)."""
 
     kind: str = "bev"
     channels: int = 64
@@ -117,6 +142,8 @@ class ModelConfig:
             raise ValueError(f"model.tau: {self.tau} must lie between 0 and 1")
         if min(self.image_size) < 32:
             raise ValueError(f"model.image_size: {self.image_size} must be at least 32 x 32 pixels")
+        if self.view.stereo and 4 not in self.backbone.strides:
+            raise ValueError(f"model.view.stereo compares features at stride 4; add it to {self.backbone.strides}")
         if self.num_classes != NUM_CLASSES:
             raise ValueError(f"model.num_classes: {self.num_classes}, but the class table has {NUM_CLASSES}")
 
@@ -136,9 +163,9 @@ class LossConfig:
     free_prior: float = 0.2  # voxels drawn at random are free unless a point lies in them: what no ray ever crosses
     object_weight: float = 4.0  # opacity of hits on anything but flat ground, see ray_supervision.ray_loss
     ray: float = 1.0  # direct ray supervision, the free prior included; 0 leaves what the paper has
+    transmittance_entropy: float = 0.0  # rays end opaque or empty; RenderOcc's weight for its NeRF head is 0.01
     voxel: float = 0.0  # 3D supervision by Occ3D labels inside mask_camera (the 2D + 3D rows of Table 1)
     sky: float = 0.0  # rendered alpha is 0 where the LiDAR's view is free up to its highest beam, see sky.sky_pixels
-    transmittance_entropy: float = 0.0  # rays end opaque or empty; RenderOcc's weight for its NeRF head is 0.01
 
 
 @dataclass(frozen=True)
@@ -202,6 +229,7 @@ class TrainConfig:
     validation_scenes: int = 4  # taken from the end of the training scenes, never trained on
     validate_every: int = 1000
     validation_frames: int = 16
+    watch_frames: int = 4  # of these: losses, offsets and constant images, also before the first step; see watch
     checkpoint_every: int = 500
     cache_gb: float = 8.0  # memory for the features of a frozen backbone; beyond it they are computed again
     seed: int = 0
@@ -215,6 +243,8 @@ class TrainConfig:
                 raise ValueError(f"{name}: {getattr(self, name)} must be 1 or more")
         if min(self.validation_scenes, self.warmup_steps) < 0 or self.learning_rate <= 0:
             raise ValueError("validation_scenes and warmup_steps must be 0 or more, learning_rate positive")
+        if self.watch_frames < 0:
+            raise ValueError(f"watch_frames: {self.watch_frames} must be 0 (none) or more")
         if self.validation_scenes > 0 and self.validation_frames < 1:
             raise ValueError(f"validation_frames: {self.validation_frames} must be 1 or more, or validation_scenes 0")
         if min(self.adjacent_per_step, self.voxels) < 0:

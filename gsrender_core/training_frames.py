@@ -124,6 +124,8 @@ class TrainingFrames:
         """Why the cache of ``other`` would be wrong here; None where it is the same."""
         if not (self.model.backbone.frozen and other.model.backbone.frozen):
             return "the backbone is not frozen"
+        if self.model.backbone.strides != other.model.backbone.strides:
+            return f"maps at strides {other.model.backbone.strides}, now {self.model.backbone.strides}"
         if self.device != other.device:
             return f"device {other.device}, now {self.device}"
         for name in ("root", "image_size", "label_options", "tokens", "cameras"):

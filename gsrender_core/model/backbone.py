@@ -15,20 +15,21 @@ _HUB_NAMES = {
     "resnet50": "microsoft/resnet-50",
     "swin_base": "microsoft/swin-base-patch4-window12-384-in22k",
 }
+_STAGES = {4: "stage1", 8: "stage2", 16: "stage3", 32: "stage4"}
 BACKBONE_NAMES = ("efficientnet_lite0", *_HUB_NAMES)
 
 
 class TransformersBackbone(nn.Module):
-    """ResNet or Swin from ``transformers``: maps at strides 8, 16, 32."""
+    """ResNet or Swin from ``transformers``: maps at the strides wanted among 4, 8, 16, 32."""
 
-    strides = (8, 16, 32)
     mean, std = _IMAGENET
 
-    def __init__(self, name: str, pretrained: bool):
+    def __init__(self, name: str, pretrained: bool, strides: tuple[int, ...] = (8, 16, 32)):
         super().__init__()
         from transformers import AutoBackbone, ResNetConfig, SwinConfig
 
-        taps = {"out_features": ["stage2", "stage3", "stage4"]}
+        self.strides = strides
+        taps = {"out_features": [_STAGES[stride] for stride in strides]}
         if pretrained:
             # Reads transformers' local cache, or the network where the user allows it.
             try:
@@ -64,11 +65,11 @@ class Backbone(nn.Module):
         super().__init__()
         pretrained = config.pretrained and load_pretrained
         if config.name == "efficientnet_lite0":
-            self.body = EfficientNetLite0()
+            self.body = EfficientNetLite0(config.strides)
             if pretrained:
                 self.body.load_imagenet()
         elif config.name in _HUB_NAMES:
-            self.body = TransformersBackbone(config.name, pretrained)
+            self.body = TransformersBackbone(config.name, pretrained, config.strides)
         else:
             raise ValueError(f"unknown backbone {config.name!r}; known: {', '.join(BACKBONE_NAMES)}")
         self.frozen = config.frozen

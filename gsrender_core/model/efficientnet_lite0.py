@@ -19,7 +19,7 @@ _STAGES = (
     (1, 3, 1, 6, 320),
 )
 # Index of the last block at each stride, and its channels.
-_TAPS = {8: (4, 40), 16: (10, 112), 32: (15, 320)}
+_TAPS = {4: (2, 24), 8: (4, 40), 16: (10, 112), 32: (15, 320)}
 
 
 class SamePadConv2d(nn.Conv2d):
@@ -63,14 +63,14 @@ class MBConv(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Images [N, 3, H, W] in 0..255 -> maps at strides 8, 16, 32 with 40, 112, 320 channels."""
+    """Images [N, 3, H, W] in 0..255 -> maps at strides 4, 8, 16, 32 with 24, 40, 112, 320 channels, those wanted."""
 
-    strides = tuple(_TAPS)
-    channels = tuple(channels for _, channels in _TAPS.values())
     mean, std = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
 
-    def __init__(self):
+    def __init__(self, strides: tuple[int, ...] = (8, 16, 32)):
         super().__init__()
+        self.strides = strides
+        self.channels = tuple(_TAPS[stride][1] for stride in strides)
         self._conv_stem = SamePadConv2d(3, 32, 3, 2, bias=False)
         self._bn0 = _norm(32)
         blocks, inputs = [], 32
@@ -82,7 +82,7 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         x = F.relu6(self._bn0(self._conv_stem(images)))
-        taps = {index for index, _ in _TAPS.values()}
+        taps = {_TAPS[stride][0] for stride in self.strides}
         maps = []
         for i, block in enumerate(self._blocks):
             x = block(x)

@@ -1,45 +1,43 @@
 """The whole network on one screen: images -> features -> volume -> voxel features -> Gaussians."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
-from gsrender_core.config import ModelConfig, check_readout
-from gsrender_core.data.frame import Frame
+from gsrender_core.config import EncoderConfig, ModelConfig, ViewConfig, check_readout
 from gsrender_core.gaussians import Gaussians, VoxelEvidence
 from gsrender_core.model.backbone import Backbone
-from gsrender_core.model.blocks import FeaturePyramid
+from gsrender_core.model.bevdepth_net import STEREO_STRIDE, BevDepthNet
+from gsrender_core.model.blocks import FeaturePyramid, JoinedPyramid
+from gsrender_core.model.camera_input import CameraInput
 from gsrender_core.model.depth_net import DepthNet, depth_edges
 from gsrender_core.model.gaussian_head import GaussianHead
 from gsrender_core.model.nerf_head import NerfHead
+from gsrender_core.model.observation import Observation, PastMaps
+from gsrender_core.model.stereo import stereo_distribution
 from gsrender_core.model.view_transformer import LiftSplat, Projection
-from gsrender_core.model.voxel_encoder import BevEncoder, ResNet3d
+from gsrender_core.model.voxel_encoder import BevEncoder, BevStereo3d, ResNet3d
 from gsrender_core.readout import anchored, audible, splat_evidence, together
+
+__all__ = ["CameraInput", "GSRender"]
 
 _ROWS = 1 << 14  # voxels a chunk of the head at inference
 
 
-@dataclass
-class CameraInput:
-    """What the network sees: B frames of C cameras.
+def _depth_net(view: ViewConfig, bins: int) -> nn.Module:
+    if view.depth_net == "bevdepth":
+        return BevDepthNet(view.neck_channels, bins, view.channels, view.stride if view.stereo else None)
+    return DepthNet(view.neck_channels, bins, view.channels)
 
-    ``images`` uint8 [B, C, 3, H, W], ``Ks`` float32 [B, C, 3, 3] px, ``T_ego_cam`` float32 [B, C, 4, 4] m.
-    """
 
-    images: torch.Tensor
-    Ks: torch.Tensor
-    T_ego_cam: torch.Tensor
-
-    @classmethod
-    def from_frames(cls, frames: list[Frame], device="cpu") -> "CameraInput":
-        """Stack frames of equal camera count and image size."""
-        return cls(
-            torch.from_numpy(np.stack([f.images for f in frames])).to(device),
-            torch.from_numpy(np.stack([f.Ks for f in frames])).float().to(device),
-            torch.from_numpy(np.stack([f.T_ego_cam for f in frames])).float().to(device),
-        )
+def _encoder(config: EncoderConfig, inputs: int, height: int, upsample: int) -> nn.Module:
+    if config.kind == "bev":
+        return BevEncoder(inputs, config.channels, config.features, height, upsample)
+    kinds = {"resnet3d": ResNet3d, "bevstereo3d": BevStereo3d}
+    if config.kind not in kinds:
+        raise ValueError(f"unknown encoder.kind {config.kind!r}; known: bev, resnet3d, bevstereo3d")
+    return kinds[config.kind](inputs, config.channels, config.features, upsample)
 
 
 class GSRender(nn.Module):
@@ -53,24 +51,24 @@ class GSRender(nn.Module):
         super().__init__()
         self.config, view = config, config.view
         self.backbone = Backbone(config.backbone, load_pretrained)
-        self.neck = FeaturePyramid(self.backbone.channels, self.backbone.strides, view.stride, view.neck_channels)
+        neck = {"fpn": FeaturePyramid, "joined": JoinedPyramid}[view.neck]
+        self.neck = neck(self.backbone.channels, self.backbone.strides, view.stride, view.neck_channels)
         edges = depth_edges(config.depth)
         self.register_buffer("depth_edges_m", edges, persistent=False)
-        self.depth_net = DepthNet(view.neck_channels, config.depth.bins, view.channels)
+        self.register_buffer("depth_planes_m", (edges[1:] + edges[:-1]) / 2, persistent=False)
+        self.depth_net = _depth_net(view, config.depth.bins)
         if view.kind == "lift_splat":
-            self.view = LiftSplat(config.grid, view.downsample, view.stride, (edges[1:] + edges[:-1]) / 2)
+            self.view = LiftSplat(config.grid, view.downsample, view.stride, self.depth_planes_m.clone())
         elif view.kind == "projection":
             self.view = Projection(config.grid, view.downsample, view.stride, edges)
         else:
             raise ValueError(f"unknown view.kind {view.kind!r}; known: lift_splat, projection")
         lifted, encoder = view.channels + self.view.extra_channels, config.encoder
-        if encoder.kind == "bev":
-            height = config.grid.shape[2]
-            self.encoder = BevEncoder(lifted, encoder.channels, encoder.features, height, view.downsample)
-        elif encoder.kind == "resnet3d":
-            self.encoder = ResNet3d(lifted, encoder.channels, encoder.features, view.downsample)
-        else:
-            raise ValueError(f"unknown encoder.kind {encoder.kind!r}; known: bev, resnet3d")
+        if view.history:
+            # What stands for a history that does not exist (the first frame of a scene): learnt, zero at first.
+            self.no_history = nn.Parameter(torch.zeros(lifted))
+            lifted *= 2
+        self.encoder = _encoder(encoder, lifted, config.grid.shape[2], view.downsample)
         for module in self.modules():  # one layout throughout: every change of layout is a copy of the map
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)
@@ -83,17 +81,108 @@ class GSRender(nn.Module):
         """Backbone maps [B * C, F_s, h_s, w_s] of images uint8 [B, C, 3, H, W]."""
         return self.backbone(images.flatten(0, 1))
 
-    def lift(
-        self, maps: list[torch.Tensor], Ks: torch.Tensor, T_ego_cam: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image maps -> lifted volume [B, F', X', Y', Z'] and the depth logits [B, C, D, h, w] that placed them."""
+    def observe(
+        self,
+        maps: list[torch.Tensor],
+        Ks: torch.Tensor,
+        T_ego_cam: torch.Tensor,
+        previous: Observation | None = None,
+    ) -> Observation:
+        """The 2D part: context and depth of every image, from its maps and, with ``view.stereo``, the previous frame.
+
+        Args:
+            maps: of ``image_features``.
+            Ks, T_ego_cam: [B, C, 3, 3] px, [B, C, 4, 4] m.
+            previous: what was observed in the previous frame, seen from this frame's ego; None where there is none.
+        """
         B, C = Ks.shape[:2]
-        depth_logits, context = self.depth_net(self.neck(maps), Ks.flatten(0, 1))
-        depth_logits = depth_logits.float()
-        probability = torch.softmax(depth_logits, dim=1)
-        with torch.autocast(Ks.device.type, enabled=False):  # geometry in bfloat16 misses voxels by half a metre
-            lifted = self.view(context.float().unflatten(0, (B, C)), probability.unflatten(0, (B, C)), Ks, T_ego_cam)
-        return lifted, depth_logits.unflatten(0, (B, C))
+        flat_K, flat_T = Ks.flatten(0, 1), T_ego_cam.flatten(0, 1)
+        matching = self._matching(maps) if self.config.view.stereo else None
+        if self.config.view.depth_net == "bevdepth":
+            stereo = None
+            if matching is not None and previous is not None:
+                stereo = self._stereo(matching, flat_K, flat_T, previous)
+            depth_logits, context = self.depth_net(self.neck(maps), flat_K, flat_T, stereo)
+        else:
+            depth_logits, context = self.depth_net(self.neck(maps), flat_K)
+        return Observation(
+            context.unflatten(0, (B, C)), depth_logits.float().unflatten(0, (B, C)), matching, Ks, T_ego_cam
+        )
+
+    @torch.no_grad()
+    def recall(self, past: Sequence[PastMaps]) -> Observation | None:
+        """What earlier frames leave for the current one, seen from its ego.
+
+        Without gradient: the losses train the current frame alone, as in BEVDet4D and BEVStereo.
+
+        Args:
+            past: the frames before, newest first; what lies beyond ``view.frames_before`` is not looked at.
+
+        Returns:
+            None without frames or without ``view.history`` and ``view.stereo``.
+        """
+        view = self.config.view
+        if not past or view.frames_before == 0:
+            return None
+        if not view.history:
+            return self._stereo_only(past[0])
+        # The previous frame's own stereo depth looks at the frame before it.
+        earlier = self._stereo_only(past[1]) if view.stereo and len(past) > 1 else None
+        newest = past[0]
+        return self.observe(newest.maps, newest.Ks, newest.T_ego_cam, earlier).seen_from(newest.T_next_this)
+
+    def _matching(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        return maps[self.backbone.strides.index(STEREO_STRIDE)]
+
+    def _stereo_only(self, past: PastMaps) -> Observation:
+        seen = Observation(None, None, self._matching(past.maps), past.Ks, past.T_ego_cam)
+        return seen.seen_from(past.T_next_this)
+
+    def volume(self, now: Observation, previous: Observation | None = None) -> torch.Tensor:
+        """The 3D part up to the encoder: lifted volume [B, F', X', Y', Z'], with ``view.history`` 2 F' channels.
+
+        The previous frame's features are lifted straight into the current grid, through the poses of its cameras
+        in the current ego: no resampling, and nothing is cut off at the previous volume's border.
+        """
+        lifted = self._lifted(now)
+        if not self.config.view.history:
+            return lifted
+        if previous is None:
+            before = self.no_history.view(1, -1, 1, 1, 1).expand_as(lifted)
+        else:
+            with torch.no_grad():
+                before = self._lifted(previous)
+        return torch.cat((lifted, before.to(lifted)), dim=1)
+
+    def lift(
+        self,
+        maps: list[torch.Tensor],
+        Ks: torch.Tensor,
+        T_ego_cam: torch.Tensor,
+        previous: Observation | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image maps -> what the encoder takes [B, F', X', Y', Z'] and the depth logits [B, C, D, h, w]."""
+        now = self.observe(maps, Ks, T_ego_cam, previous)
+        return self.volume(now, previous), now.depth_logits
+
+    def _lifted(self, seen: Observation) -> torch.Tensor:
+        probability = torch.softmax(seen.depth_logits, dim=2)
+        with torch.autocast(seen.Ks.device.type, enabled=False):  # geometry in bfloat16 misses voxels by half a metre
+            return self.view(seen.context.float(), probability, seen.Ks, seen.T_ego_cam)
+
+    def _stereo(self, matching, Ks, T_ego_cam, previous: Observation) -> torch.Tensor:
+        """Depth evidence [B * C, D, h4, w4]: every camera against itself one frame earlier."""
+        if previous.Ks.flatten(0, 1).shape != Ks.shape:
+            raise ValueError(
+                f"stereo compares each camera with itself one frame earlier: {tuple(Ks.shape[:1])} cameras now, "
+                f"{tuple(previous.Ks.flatten(0, 1).shape[:1])} before; give frames of the same cameras"
+            )
+        # To pixels of the stride-4 maps.
+        scale = torch.tensor([1 / STEREO_STRIDE, 1 / STEREO_STRIDE, 1.0], device=Ks.device).view(3, 1)
+        both = (Ks * scale, previous.Ks.flatten(0, 1) * scale)
+        T_prevcam_curcam = torch.linalg.inv(previous.T_ego_cam.flatten(0, 1)) @ T_ego_cam
+        with torch.autocast(Ks.device.type, enabled=False):
+            return stereo_distribution(matching, previous.matching, both, T_prevcam_curcam, self.depth_planes_m)
 
     def gaussians(self, P: torch.Tensor, voxels: torch.Tensor | None = None) -> Gaussians:
         """Gaussians of one frame's voxel features [F, X, Y, Z] in that frame's ego.
@@ -109,7 +198,12 @@ class GSRender(nn.Module):
 
     def forward(self, cameras: CameraInput) -> torch.Tensor:
         """Voxel features P [B, F, X, Y, Z] of a batch of frames."""
-        lifted, _ = self.lift(self.image_features(cameras.images), cameras.Ks, cameras.T_ego_cam)
+        past = []
+        with torch.no_grad():
+            for T_next_this, before in cameras.chain()[: self.config.view.frames_before]:
+                past.append(PastMaps(self.image_features(before.images), before.Ks, before.T_ego_cam, T_next_this))
+        maps = self.image_features(cameras.images)
+        lifted, _ = self.lift(maps, cameras.Ks, cameras.T_ego_cam, self.recall(past))
         return self.encoder(lifted)
 
     def opacity_and_logits(self, P: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -55,7 +55,7 @@ class BevEncoder(nn.Module):
 
 
 class ResNet3d(nn.Module):
-    """The paper's encoder: 3D ResNet [1, 2, 4] with a 3D feature pyramid and a final 3x3x3 convolution."""
+    """A light 3D ResNet [1, 2, 4] whose levels are added up, and a final 3x3x3 convolution."""
 
     def __init__(self, inputs: int, channels: int, features: int, upsample: int):
         super().__init__()
@@ -78,3 +78,37 @@ class ResNet3d(nn.Module):
             x = stage(x)
             total = total + F.interpolate(lateral(x), size=size, mode="trilinear", align_corners=False)
         return self.final(total)
+
+
+class BevStereo3d(nn.Module):
+    """The paper's encoder: 3D ResNet [1, 2, 4], levels joined at full size (3D FPN), final 3x3x3 convolution.
+
+    Strides act on x, y and z alike: 200 x 200 x 16, 100 x 100 x 8, 50 x 50 x 4 with ``channels`` x 1, 2, 4. As in
+    the reference, the first block of every level has a 3x3x3 convolution on its shortcut.
+    """
+
+    def __init__(self, inputs: int, channels: int, features: int, upsample: int):
+        super().__init__()
+        self.upsample = upsample
+        widths = (channels, 2 * channels, 4 * channels)
+        stages, last = [], inputs
+        for i, (width, blocks) in enumerate(zip(widths, (1, 2, 4), strict=True)):
+            layers = [Residual(last, width, 1 if i == 0 else 2, 3, project=3)]
+            layers += [Residual(width, width, 1, 3) for _ in range(blocks - 1)]
+            stages.append(nn.Sequential(*layers))
+            last = width
+        self.stages = nn.ModuleList(stages)
+        self.joined = ConvNorm(sum(widths), features, 1, dims=3)
+        self.final = nn.Sequential(nn.Conv3d(features, features, 3, 1, 1), nn.ReLU(inplace=True))
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        levels = [self.stages[0](volume)]
+        for stage in self.stages[1:]:
+            levels.append(stage(levels[-1]))
+        size = levels[0].shape[2:]
+        wide = [F.interpolate(x, size=size, mode="trilinear", align_corners=False) for x in levels[1:]]
+        x = self.joined(torch.cat((levels[0], *wide), dim=1))
+        if self.upsample > 1:
+            size = (size[0] * self.upsample, size[1] * self.upsample, size[2])
+            x = F.interpolate(x, size=size, mode="trilinear", align_corners=False)
+        return self.final(x)

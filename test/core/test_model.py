@@ -5,6 +5,7 @@ import pytest
 import torch
 from small import GRID, SIZE, SmallData, camera_pose, small_model
 
+from gsrender_core.checkpoint import default_checkpoint, load_checkpoint
 from gsrender_core.config import BackboneConfig, DepthConfig, EncoderConfig, HeadConfig, ViewConfig
 from gsrender_core.model.backbone import Backbone
 from gsrender_core.model.depth_net import depth_edges
@@ -24,15 +25,33 @@ def test_lite0_knows_imagenet_offline():
     assert [tuple(m.shape[1:]) for m in maps] == [(40, 8, 12), (112, 4, 6), (320, 2, 3)]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "swin_base"])
-def test_other_backbones_give_maps_at_their_strides(name):
-    if name == "swin_base":
-        pytest.importorskip("transformers")
-    backbone = Backbone(BackboneConfig(name, pretrained=False, frozen=False)).eval()
+def test_the_packaged_checkpoint_computes_what_it_did_when_it_was_made():
+    """Settings that came later default to what the checkpoint knows: same weights, same function."""
+    model = load_checkpoint(default_checkpoint()).model
+    width, height = model.config.image_size
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([127 + 100 * np.sin(x / (7 + 3 * c) + y / (11 + 2 * c)) for c in range(3)]).astype(np.uint8)
+    K = torch.tensor([[560.0, 0, 352], [0, 560, 128], [0, 0, 1]])
+    T = torch.from_numpy(camera_pose(0.0, 1.5, 1.6)).float()
+    with torch.no_grad():
+        P = model(CameraInput(torch.from_numpy(image)[None, None], K[None, None], T[None, None]))[0]
+        opacity, logits = model.opacity_and_logits(P)
+    # Measured with the package as it was when the checkpoint was first shipped.
+    assert P.mean().item() == pytest.approx(-0.045714, abs=1e-4) and P.std().item() == pytest.approx(1.653251, rel=1e-4)
+    assert opacity.mean().item() == pytest.approx(-2.262725, rel=1e-4)
+    assert logits.std().item() == pytest.approx(2.249329, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "strides"),
+    [("resnet18", (8, 16, 32)), ("resnet18", (4, 16)), ("swin_base", (4, 16, 32)), ("efficientnet_lite0", (4, 32))],
+)
+def test_backbones_give_the_maps_that_are_wanted(name, strides):
+    backbone = Backbone(BackboneConfig(name, pretrained=False, frozen=False, strides=strides)).eval()
     with torch.no_grad():
         maps = backbone(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
     assert [m.shape[1] for m in maps] == list(backbone.channels)
-    assert [64 // m.shape[2] for m in maps] == list(backbone.strides)
+    assert [64 // m.shape[2] for m in maps] == list(backbone.strides) == list(strides)
 
 
 def test_unknown_parts_are_named():
