@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from gsrender_core.checkpoint import save_checkpoint
-from gsrender_core.config import TrainConfig, to_dict
+from gsrender_core.config import AugmentConfig, TrainConfig, to_dict
 from gsrender_core.evaluate import sweep_tau
 from gsrender_core.metrics.miou import without_nan
 from gsrender_core.model.gsrender import GSRender
@@ -20,6 +20,7 @@ from gsrender_core.objective import Objective
 from gsrender_core.predictor import resolve_device
 from gsrender_core.runtime import keep_freed_memory
 from gsrender_core.training_frames import TrainingFrames
+from gsrender_core.watch import Watch, held_out_figures, objective_figures
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def ema_pairs(ema: GSRender, model: GSRender) -> tuple[tuple[list, list], tuple[
 class Trainer:
     """Trains one model into one folder.
 
-    The folder receives ``config.yaml``, ``log.jsonl`` (a line every 20 steps and every validation),
+    The folder receives ``config.yaml``, ``log.jsonl`` (a line every 20 steps and every validation), ``curves.png``,
     ``best.safetensors`` (highest validation RayIoU), ``last.safetensors`` and ``resume.pt``.
     """
 
@@ -108,6 +109,8 @@ class Trainer:
         held_out = [i for scene in self.validation_scenes for i in dataset.indices_of(scene)]
         stride = max(1, len(held_out) // max(1, config.validation_frames))
         self.validation = held_out[::stride][: config.validation_frames]
+        stride = max(1, len(self.validation) // max(1, config.watch_frames))
+        self.watched = self.validation[::stride][: config.watch_frames]
         self.step, self.best, self.seconds, self.tau = 0, -1.0, 0.0, config.model.tau
         self.skipped: set[int] = set()  # frames that could not be read
 
@@ -137,6 +140,9 @@ class Trainer:
             self.config.steps,
             self.device,
         )
+        self.watch = Watch(self.out, self.step)
+        if self.step == 0:
+            self._watch()
         started, steps_before = time.monotonic() - self.seconds, self.step
         while self.step < self.config.steps:
             terms = self._train_step()
@@ -145,10 +151,14 @@ class Trainer:
             if self.step % LOG_EVERY == 1 or self.step == self.config.steps:
                 self._log(terms, steps_before)
             last = self.step == self.config.steps
-            if self.validation and (last or self.step % self.config.validate_every == 0):
-                self._validate()
+            if last or self.step % self.config.validate_every == 0:
+                if self.validation:
+                    self._watch()
+                    self._validate()
+                self.watch.draw()
             if last or self.step % self.config.checkpoint_every == 0:
                 self._save(resume_file)
+        self.watch.close()
         return self.out / ("best.safetensors" if self.validation else "last.safetensors")
 
     def _train_step(self) -> dict[str, float]:
@@ -220,6 +230,18 @@ class Trainer:
             "step %d/%d %.2f s/step, %.0f min left: %s", self.step, self.config.steps, per_step, left_min, shown
         )
 
+    def _watch(self) -> None:
+        """Report what the watched held-out frames say."""
+        if self.watched:
+            plain = dataclasses.replace(self.config, augment=AugmentConfig(), bev_flip=False)
+            frames = TrainingFrames(
+                self.dataset, self.ema, self.device, self.config.rare_boost, self.config.cache_gb, self.frames
+            )
+            terms = objective_figures(Objective(plain, self.ema, frames), self.watched, self.config.seed)
+            self._append(
+                {"step": self.step, "watch": terms | held_out_figures(self.ema, self.dataset, self.watched, TAUS)}
+            )
+
     def _validate(self) -> None:
         curve = sweep_tau(self.ema, self.dataset, self.validation, TAUS)
         if not curve:
@@ -255,8 +277,7 @@ class Trainer:
         save_checkpoint(self.out / name, self.ema, info, torch.float16)
 
     def _append(self, line: dict) -> None:
-        with (self.out / "log.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self.watch.append(line)
 
     def _save(self, path: Path) -> None:
         self._checkpoint("last.safetensors", None)
