@@ -86,7 +86,8 @@ def _train(args) -> None:
     config = TrainConfig() if args.config == "default" else load_train_config(args.config)
     if args.steps is not None:
         config = dataclasses.replace(config, steps=args.steps)
-    data = _dataset(args, config.model.image_size, LabelOptions(config.renderocc_labels, config.drop_occluded))
+    options = LabelOptions(config.renderocc_labels, config.drop_occluded, config.hold_out_labels)
+    data = _dataset(args, config.model.image_size, options)
     best = Trainer(config, data, Path(args.out), args.device).run(args.resume)
     logger.info("done: %s", best)
 

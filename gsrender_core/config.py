@@ -220,6 +220,7 @@ class TrainConfig:
     render_cameras: int = 2  # cameras rendered a frame and step, drawn at random; 0: all of them
     rays: int = 8192  # labels used by the direct ray supervision a frame and step
     renderocc_labels: bool = False  # supervise noise and the own car as "others", as RenderOcc does
+    hold_out_labels: float = 0.0  # share of the LiDAR points kept from training: rendered depth is measured on them
     drop_occluded: bool = True  # labels that the LiDAR sees over something which hides them from the camera
     rare_boost: float = 0.5  # labels are drawn with probability ~ (labels of their class in the frame) ** -rare_boost
     bev_flip: bool = True
@@ -256,6 +257,8 @@ class TrainConfig:
                 "augment: a frozen backbone's features are computed once a frame and cached, so its images cannot "
                 "change; set model.backbone.frozen: false or remove augment"
             )
+        if not 0 <= self.hold_out_labels < 1:
+            raise ValueError(f"hold_out_labels: {self.hold_out_labels} must be a share of the points, 0 .. 1")
         if 0 in self.adjacent or 0 in self.ray_adjacent:
             raise ValueError("adjacent frames: k = 0 is the frame itself; use -2, -1, 1, 2, ...")
 

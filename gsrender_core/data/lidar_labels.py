@@ -1,5 +1,6 @@
 """LiDAR points as 2D labels: project a sweep into every camera at that camera's own stamp."""
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,14 +25,31 @@ class LabelOptions:
         renderocc_parity: as RenderOcc: noise and the own vehicle are supervised as "others". Otherwise
             noise keeps its depth without a class, and points on the own vehicle are dropped.
         drop_occluded: remove points seen through a nearer surface, see ``drop_occluded``. Not in RenderOcc.
+        hold_out: share of every sweep's points that never becomes a label, see ``held_out_points``.
     """
 
     renderocc_parity: bool = False
     drop_occluded: bool = False
+    hold_out: float = 0.0
 
     def __post_init__(self):
+        if not 0 <= self.hold_out < 1:
+            raise ValueError(f"hold_out: {self.hold_out} is not a share of the points in 0 .. 1 (1 leaves no label)")
         if self.renderocc_parity and self.drop_occluded:
             raise ValueError("renderocc_parity has no occlusion filter; switch drop_occluded off")
+
+
+def held_out_points(token: str, count: int, share: float) -> np.ndarray:
+    """Which of a sweep's ``count`` points are held out of training, bool [count]: the same on every call.
+
+    Chosen by point, before any projection: a point that two cameras see is held out in both.
+
+    Args:
+        token: of the sample; another sample holds out other points.
+        count: number of points in the sweep's file.
+        share: probability of each point.
+    """
+    return np.random.default_rng(zlib.crc32(token.encode())).random(count) < share
 
 
 def on_own_vehicle(points_ego: np.ndarray) -> np.ndarray:
@@ -88,7 +106,14 @@ def project_lidar(
 def drop_occluded(
     labels: PixelLabels, image_size: tuple[int, int], reach_px: float | None = None, margin: float = 0.1
 ) -> PixelLabels:
-    """Drop labels that a camera sees through a nearer surface.
+    """The labels that no nearer surface hides from their camera, see ``occluded``."""
+    return labels.select(~occluded(labels, image_size, reach_px, margin))
+
+
+def occluded(
+    labels: PixelLabels, image_size: tuple[int, int], reach_px: float | None = None, margin: float = 0.1
+) -> np.ndarray:
+    """Which labels a camera would see through a nearer surface, bool [M].
 
     The LiDAR stands higher than the cameras and looks over what hides things from them. Rule: a label
     goes when nearer labels lie both above and below it, within ``reach_px`` vertically and two
@@ -103,7 +128,7 @@ def drop_occluded(
         margin: relative depth difference, 0 or more.
     """
     if len(labels) == 0:
-        return labels
+        return np.zeros(0, dtype=bool)
     steps = 5
     cell = (image_size[0] / 47 if reach_px is None else reach_px) / steps
     columns, rows = (int(np.ceil(n / cell)) for n in image_size)
@@ -115,4 +140,4 @@ def drop_occluded(
     above = np.min([nearest[labels.camera, y - k, x] for k in range(1, steps + 1)], axis=0)
     below = np.min([nearest[labels.camera, y + k, x] for k in range(1, steps + 1)], axis=0)
     surface = np.maximum(above, below)
-    return labels.select(~(labels.depth_m > surface * (1 + margin) + 0.5))
+    return labels.depth_m > surface * (1 + margin) + 0.5

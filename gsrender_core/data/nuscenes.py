@@ -8,8 +8,8 @@ import numpy as np
 
 from gsrender_core.classes import IGNORE, lidarseg_lookup
 from gsrender_core.data.frame import Frame, PixelLabels
-from gsrender_core.data.image_fit import fit_image
-from gsrender_core.data.lidar_labels import LabelOptions, drop_occluded, on_own_vehicle, project_lidar
+from gsrender_core.data.image_fit import ImageFit, fit_image
+from gsrender_core.data.lidar_labels import LabelOptions, held_out_points, occluded, on_own_vehicle, project_lidar
 from gsrender_core.data.nuscenes_tables import CAMERA_CHANNELS, LIDAR_CHANNEL, NuScenesTables, SensorRecord, scene_names
 from gsrender_core.data.occ3d_annotations import Occ3DAnnotations, scenes_of_split
 from gsrender_core.data.occ3d_labels import Occ3DLabels, read_occ3d_labels
@@ -130,16 +130,11 @@ class NuScenes:
         """
         token = self.tokens[i]
         lidar = self._record(token, LIDAR_CHANNEL)
-        images, Ks, T_ego_cam = [], [], []
-        for channel in self.cameras:
-            camera = self._record(token, channel)
-            if camera.K is None:
-                raise ValueError(f"{self.root}: {channel} of sample {token} has an empty camera_intrinsic")
-            fit = fit_image(camera.size, camera.K, self.image_size)
-            images.append(fit(read_image(camera)).transpose(2, 0, 1))
-            Ks.append(fit.K)
-            T_ego_cam.append(inverse(lidar.T_global_ego) @ camera.T_global_ego @ camera.T_ego_sensor)
-        Ks, T_ego_cam = np.stack(Ks), np.stack(T_ego_cam)
+        fits, Ks, T_ego_cam = self._cameras(token)
+        images = [
+            fit(read_image(self._record(token, channel))).transpose(2, 0, 1)
+            for fit, channel in zip(fits, self.cameras, strict=True)
+        ]
         return Frame(
             images=np.stack(images),
             Ks=Ks,
@@ -149,8 +144,19 @@ class NuScenes:
             camera_names=self.cameras,
             token=token,
             scene=self.scene_of(i),
-            labels=self._labels(lidar, T_ego_cam, Ks) if labels else None,
+            labels=self._labels(token, T_ego_cam, Ks) if labels else None,
         )
+
+    def held_out_labels(self, i: int) -> PixelLabels:
+        """Labels of the points of sample ``i`` that ``LabelOptions.hold_out`` keeps from its frame's labels.
+
+        Raises:
+            FileNotFoundError, ValueError: as ``frame``; nothing is held out.
+        """
+        if self.label_options.hold_out == 0:
+            raise ValueError("no LiDAR points are held out; read the data with LabelOptions(hold_out=...) above 0")
+        _, Ks, T_ego_cam = self._cameras(self.tokens[i])
+        return self._labels(self.tokens[i], T_ego_cam, Ks, held_out=True)
 
     def lidar(self, i: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """The sweep of sample ``i``.
@@ -221,8 +227,22 @@ class NuScenes:
             )
         return points, ids
 
-    def _labels(self, lidar: SensorRecord, T_ego_cam: np.ndarray, Ks: np.ndarray) -> PixelLabels:
+    def _cameras(self, token: str) -> tuple[list[ImageFit], np.ndarray, np.ndarray]:
+        """How each camera's image is fitted, and Ks [C, 3, 3] px and T_ego_cam [C, 4, 4] m of the fitted images."""
+        lidar = self._record(token, LIDAR_CHANNEL)
+        fits, T_ego_cam = [], []
+        for channel in self.cameras:
+            camera = self._record(token, channel)
+            if camera.K is None:
+                raise ValueError(f"{self.root}: {channel} of sample {token} has an empty camera_intrinsic")
+            fits.append(fit_image(camera.size, camera.K, self.image_size))
+            T_ego_cam.append(inverse(lidar.T_global_ego) @ camera.T_global_ego @ camera.T_ego_sensor)
+        return fits, np.stack([fit.K for fit in fits]), np.stack(T_ego_cam)
+
+    def _labels(self, token: str, T_ego_cam: np.ndarray, Ks: np.ndarray, held_out: bool = False) -> PixelLabels:
+        lidar = self._record(token, LIDAR_CHANNEL)
         points, ids = self._sweep(lidar)
+        held = held_out_points(token, len(points), self.label_options.hold_out)
         points = points[:, :3].astype(np.float64)
         options = self.label_options
         if ids is None:
@@ -242,9 +262,17 @@ class NuScenes:
             classes, own = lookup[ids], np.isin(ids, [n for n, name in names.items() if name == "vehicle.ego"])
         if not options.renderocc_parity:
             keep = ~(own | on_own_vehicle(apply(lidar.T_ego_sensor, points)))
-            points, classes = points[keep], classes[keep]
-        labels = project_lidar(points, classes, lidar.T_ego_sensor, T_ego_cam, Ks, self.image_size)
-        return drop_occluded(labels, self.image_size) if options.drop_occluded else labels
+            points, classes, held = points[keep], classes[keep], held[keep]
+        if not held_out:  # held-out points have no say in training, not even in what they hide
+            points, classes, held = points[~held], classes[~held], held[~held]
+        place = (lidar.T_ego_sensor, T_ego_cam, Ks, self.image_size)
+        labels = project_lidar(points, classes, *place)
+        wanted = np.ones(len(labels), dtype=bool)
+        if held_out:
+            wanted = project_lidar(points, held.astype(np.uint8), *place).class_id == 1
+        if options.drop_occluded:
+            wanted &= ~occluded(labels, self.image_size)
+        return labels.select(wanted)
 
     def _lidarseg_classes(self) -> tuple[dict[int, str], np.ndarray]:
         if self._lidarseg is None:
