@@ -2,15 +2,17 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from gsrender_core.classes import FREE
 from gsrender_core.data.frame import Frame
-from gsrender_core.data.occ3d_labels import on_grid, origins_inside
-from gsrender_core.metrics.miou import MeanIoU
+from gsrender_core.data.occ3d_labels import Occ3DLabels, on_grid, origins_inside
+from gsrender_core.metrics.duplicates import CameraRays, Duplicates, camera_rays
+from gsrender_core.metrics.miou import MeanIoU, without_nan
 from gsrender_core.metrics.ray_iou import RayHits, RayIoU, cast_rays
 from gsrender_core.model.gsrender import CameraInput, GSRender
 from gsrender_core.predictor import Predictor
@@ -20,45 +22,146 @@ logger = logging.getLogger(__name__)
 
 
 class Scores:
-    """mIoU (inside the camera mask) and RayIoU of a stream of predictions."""
+    """mIoU (inside the camera mask), RayIoU, duplicates and occupancy of a stream of predictions."""
 
-    def __init__(self, grid=None):
-        self.voxels, self.rays, self.samples = MeanIoU(), RayIoU(grid), 0
+    def __init__(self, grid: VoxelGrid | None = None):
+        self.voxels, self.rays, self.duplicates, self.samples = MeanIoU(), RayIoU(grid), Duplicates(grid), 0
+        self.occupied = self.occupied_seen = 0
 
-    def update(self, semantics: np.ndarray, truth, origins: np.ndarray, truth_hits: RayHits | None = None) -> None:
-        """Add a prediction uint8 [X, Y, Z] against ``Occ3DLabels``; ``truth_hits`` saves casting the truth again."""
+    def update(
+        self,
+        semantics: np.ndarray,
+        truth: Occ3DLabels,
+        origins: np.ndarray,
+        truth_hits: RayHits | None = None,
+        rays: CameraRays | None = None,
+    ) -> None:
+        """Add a prediction uint8 [X, Y, Z].
+
+        Args:
+            semantics: the prediction.
+            truth: of the same frame and grid.
+            origins: where RayIoU casts from, float64 [n, 3] m, ego.
+            truth_hits: saves casting the truth again.
+            rays: of the frame's cameras, for the duplicates; they are left out without.
+        """
         self.voxels.update(semantics, truth.semantics, truth.mask_camera)
         if truth_hits is None:
             self.rays.update(semantics, truth.semantics, origins)
         else:
             self.rays.update_hits(cast_rays(semantics, origins, self.rays.grid), truth_hits)
+        if rays is not None:
+            self.duplicates.update(semantics, truth.semantics, rays, truth.mask_camera | truth.mask_lidar)
+        occupied = semantics != FREE
+        self.occupied += int(occupied.sum())
+        self.occupied_seen += int(occupied[truth.mask_camera > 0].sum())
         self.samples += 1
 
     def result(self) -> dict:
-        """The keys of both metrics and ``samples``; NaN where nothing was counted."""
-        return {**self.voxels.result(), **self.rays.result(), "samples": self.samples}
+        """The keys of all metrics, ``samples``, and the mean number of voxels called occupied in a sample.
+
+        ``occupied``: in the whole grid, ``occupied_seen``: inside the camera mask. NaN where nothing was counted;
+        duplicates only where rays were given.
+        """
+        mean = 1 / self.samples if self.samples else float("nan")
+        return {
+            **self.voxels.result(),
+            **self.rays.result(),
+            **(self.duplicates.result() if self.duplicates.rays else {}),
+            "occupied": self.occupied * mean,
+            "occupied_seen": self.occupied_seen * mean,
+            "samples": self.samples,
+        }
 
 
-@torch.inference_mode()
-def sweep_tau(model: GSRender, dataset, indices: Sequence[int], taus: Sequence[float]) -> dict[float, dict]:
-    """Metrics at every opacity threshold, from one forward pass a frame; empty where there is no ground truth."""
-    device = model.centers.device
-    scores = {tau: Scores(model.config.grid) for tau in taus}
+@dataclass(frozen=True)
+class Target:
+    """A frame with its ground truth on the grid that is evaluated, cast once for any number of predictions."""
+
+    frame: Frame
+    truth: Occ3DLabels
+    origins: np.ndarray
+    hits: RayHits
+    rays: CameraRays
+
+    def score(self, scores: Scores, semantics: np.ndarray, duplicates: bool = True) -> None:
+        """Add a prediction of this frame to ``scores``."""
+        scores.update(semantics, self.truth, self.origins, self.hits, self.rays if duplicates else None)
+
+
+def targets(dataset, indices: Iterable[int], grid: VoxelGrid) -> Iterator[tuple[int, Target]]:
+    """Index and ``Target`` of those samples that have ground truth.
+
+    Raises:
+        ValueError: the grid does not fit the labels, see ``on_grid``.
+    """
     for i in indices:
         truth = dataset.ground_truth(i)
         if truth is None:
             continue
-        truth = on_grid(truth, model.config.grid)
-        P = model(CameraInput.from_frames([dataset.frame(i, labels=False)], device))[0]
-        opacity, logits = model.opacity_and_logits(P)
-        opacity, best = torch.sigmoid(opacity).cpu().numpy(), logits.argmax(-1).to(torch.uint8).cpu().numpy()
-        origins = origins_inside(dataset.ray_origins(i), model.config.grid)
-        truth_hits = cast_rays(truth.semantics, origins, model.config.grid)
-        for tau, score in scores.items():
-            score.update(np.where(opacity >= tau, best, np.uint8(FREE)), truth, origins, truth_hits)
+        frame, truth = dataset.frame(i, labels=False), on_grid(truth, grid)
+        origins = origins_inside(dataset.ray_origins(i), grid)
+        yield i, Target(frame, truth, origins, cast_rays(truth.semantics, origins, grid), camera_rays(frame))
+
+
+def voxel_features(model: GSRender, frame: Frame) -> torch.Tensor:
+    """Voxel features P [F, X, Y, Z] of a frame."""
+    return model(CameraInput.from_frames([frame], model.centers.device))[0]
+
+
+def _score_readouts(model: GSRender, P: torch.Tensor, target: Target, scores: dict, duplicates: bool) -> None:
+    """Score one frame's features; ``scores`` is {read-out: {tau: Scores}}."""
+    for readout, by_tau in scores.items():
+        evidence = model.evidence(P, readout, min(by_tau))
+        for tau, score in by_tau.items():
+            target.score(score, evidence.at(tau, FREE)[0].cpu().numpy(), duplicates)
+
+
+@torch.inference_mode()
+def sweep_tau(model: GSRender, dataset, indices: Sequence[int], taus: Sequence[float]) -> dict[float, dict]:
+    """mIoU and RayIoU of the model's own read-out at every opacity threshold, from one forward pass a frame.
+
+    Empty where there is no ground truth.
+    """
+    scores = {tau: Scores(model.config.grid) for tau in taus}
+    for _, target in targets(dataset, indices, model.config.grid):
+        P = voxel_features(model, target.frame)
+        _score_readouts(model, P, target, {model.config.readout: scores}, duplicates=False)
     if not any(score.samples for score in scores.values()):
         return {}
     return {tau: score.result() for tau, score in scores.items()}
+
+
+@torch.inference_mode()
+def study_scores(model: GSRender, dataset, indices: Sequence[int], taus: Sequence[float]) -> dict:
+    """Everything that is compared between trained models, from one forward pass a frame (and one of a grey image).
+
+    Returns:
+        nested plain values ready for JSON, None where nothing was counted. ``voxel`` and ``splat``: the keys of
+        ``Scores.result`` by str(tau), at every one of ``taus`` and at the model's own tau; ``splat`` is None for a
+        head without Gaussians. ``constant``: the model's own read-out and tau on a constant image. ``truth``: the
+        ground truth scored against itself, for its occupancy and runs. Beside them the model's own result.
+
+    Raises:
+        ValueError: no sample has ground truth.
+    """
+    config = model.config
+    own = config.tau
+    readouts = ["voxel", *(["splat"] if config.head.kind == "gaussian" else [])]
+    readouts += [config.readout] * (config.readout not in readouts)
+    scores = {name: {tau: Scores(config.grid) for tau in sorted({*taus, own})} for name in readouts}
+    constant, perfect = Scores(config.grid), Scores(config.grid)
+    for _, target in targets(dataset, indices, config.grid):
+        _score_readouts(model, voxel_features(model, target.frame), target, scores, duplicates=True)
+        blind = voxel_features(model, constant_images(target.frame))
+        _score_readouts(model, blind, target, {config.readout: {own: constant}}, duplicates=True)
+        target.score(perfect, target.truth.semantics)
+    if perfect.samples == 0:
+        raise ValueError(f"{getattr(dataset, 'root', 'the data')} has no ground truth (gts/) in the samples to score")
+    curves = {name: {str(tau): score.result() for tau, score in by_tau.items()} for name, by_tau in scores.items()}
+    own_result = curves[config.readout][str(own)]
+    controls = {"splat": None, "constant": constant.result(), "truth": perfect.result()}
+    return without_nan({**own_result, **controls, **curves})
 
 
 def constant_images(frame: Frame) -> Frame:
@@ -112,7 +215,7 @@ def evaluate(
         predictor: the network.
         dataset: as ``data.nuscenes.NuScenes``, read at the predictor's image size.
         majority: ``majority_grid`` of the training scenes on the predictor's grid, scored beside.
-        controls: also score constant and grey images and the ground truth cut to visible voxels.
+        controls: also score constant and grey images, the ground truth cut to visible voxels, and the ground truth.
         progress: called with (done, total).
 
     Returns:
@@ -123,26 +226,23 @@ def evaluate(
     """
     names = ["prediction"]
     if controls:
-        names += ["constant_image", "grey_image", "visible_truth"]
+        names += ["constant_image", "grey_image", "visible_truth", "truth"]
     if majority is not None:
         names.append("majority")
     scores = {name: Scores(predictor.grid) for name in names}
     for i in range(len(dataset)):
-        truth = dataset.ground_truth(i)
-        if truth is not None:
-            truth = on_grid(truth, predictor.grid)
-            frame = dataset.frame(i, labels=False)
-            grids = {"prediction": predictor(frame).semantics}
+        for _, target in targets(dataset, [i], predictor.grid):
+            grids = {"prediction": predictor(target.frame).semantics}
             if controls:
-                grids["constant_image"] = predictor(constant_images(frame)).semantics
-                grids["grey_image"] = predictor(grey_images(frame)).semantics
-                grids["visible_truth"] = np.where(truth.mask_camera > 0, truth.semantics, np.uint8(FREE))
+                grids["constant_image"] = predictor(constant_images(target.frame)).semantics
+                grids["grey_image"] = predictor(grey_images(target.frame)).semantics
+                seen = target.truth.mask_camera > 0
+                grids["visible_truth"] = np.where(seen, target.truth.semantics, np.uint8(FREE))
+                grids["truth"] = target.truth.semantics
             if majority is not None:
                 grids["majority"] = majority
-            origins = origins_inside(dataset.ray_origins(i), predictor.grid)
-            truth_hits = cast_rays(truth.semantics, origins, predictor.grid)
             for name, semantics in grids.items():
-                scores[name].update(semantics, truth, origins, truth_hits)
+                target.score(scores[name], semantics)
         if progress:
             progress(i + 1, len(dataset))
     if scores["prediction"].samples == 0:
@@ -151,5 +251,6 @@ def evaluate(
     return {
         **results.pop("prediction"),
         "tau": predictor.tau,
+        "readout": predictor.model.config.readout,
         "controls": results,
     }
