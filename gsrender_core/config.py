@@ -216,6 +216,7 @@ class TrainConfig:
     prune_opacity: float = 0.0  # Gaussians below it are not rasterised, see splatting.kept_gaussians; 0: all are
     prune_keep: float = 0.05  # share of those that is rasterised nonetheless, drawn each step: how they come back
     voxels: int = 16384  # voxels inside mask_camera that the 3D loss reads a frame and step; 0: all of them
+    render_outside: bool = False  # also render labels beyond the volume, as RenderOcc does: no Gaussian is there
     render_every: int = 1  # steps between rendered ones; the other losses act in every step
     render_cameras: int = 2  # cameras rendered a frame and step, drawn at random; 0: all of them
     rays: int = 8192  # labels used by the direct ray supervision a frame and step

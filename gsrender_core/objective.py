@@ -21,7 +21,7 @@ from gsrender_core.model.gsrender import GSRender
 from gsrender_core.ray_supervision import RaySupervision
 from gsrender_core.splatting import Seen, splat_view
 from gsrender_core.training_frames import FrameLabels, TrainingFrames
-from gsrender_core.views import Adjacent, View, draw_view
+from gsrender_core.views import Adjacent, View, draw_view, inside_volume
 from gsrender_core.voxel_supervision import VoxelSupervision
 
 RAY_FRAMES = 2  # adjacent frames whose labels a step's direct ray supervision reads
@@ -55,7 +55,8 @@ class Objective:
         c, w = self.config, self.config.loss
         network, labels = self.frames.seen(i, c.augment), self.frames.labels(i)
         with torch.autocast(self.frames.device.type, torch.bfloat16, enabled=c.bf16):
-            lifted, depth_logits = self.model.lift(network.maps, network.Ks[None], labels.T_ego_cam[None])
+            before = self.model.recall(self.frames.past(i, network.A))
+            lifted, depth_logits = self.model.lift(network.maps, network.Ks[None], labels.T_ego_cam[None], before)
             mirror = self._mirror()
             axes = [axis + 2 for axis in (0, 1) if mirror[axis, axis] < 0]
             P = self.model.encoder(lifted.flip(axes) if axes else lifted).squeeze(0).float()
@@ -70,7 +71,7 @@ class Objective:
         if w.voxel > 0 and (voxel := self.voxels(i, P, [axis - 2 for axis in axes])) is not None:
             terms["voxel"] = w.voxel * voxel
         if render and max(w.semantic, w.depth, w.sky) > 0:
-            view = draw_view(labels, c, mirror, sky=w.sky > 0)
+            view = draw_view(labels, c, mirror, w.sky > 0, self._allowed(current))
             terms |= self._rendered("", self._see(P, view, None), view, None)
             if c.compensation != "none":
                 terms |= self._adjacent_terms(i, P, mirror)
@@ -84,11 +85,15 @@ class Objective:
         c, parts = self.config, {}
         chosen = self._adjacent_frames(i, c.adjacent, c.adjacent_per_step or len(c.adjacent), self.frames.labels(i))
         for adjacent in chosen:
-            view = draw_view(adjacent.labels, c, mirror)
+            view = draw_view(adjacent.labels, c, mirror, allowed=self._allowed(adjacent))
             seen = self._see(P, view, mirror @ adjacent.T_curr_adj @ mirror)
             for name, value in self._rendered("adj_", seen, view, c.loss.alpha).items():
                 parts.setdefault(name, []).append(value)
         return {n: torch.stack(v).mean() if n.startswith("_") else torch.stack(v).sum() for n, v in parts.items()}
+
+    def _allowed(self, frame: Adjacent) -> torch.Tensor | None:
+        """Labels of a frame that are rendered; None: all."""
+        return None if self.config.render_outside else inside_volume(frame, self.config.model.grid)
 
     def _mirror(self) -> torch.Tensor:
         """Random reflection of x and y [4, 4]; reflections are their own inverse."""

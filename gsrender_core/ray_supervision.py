@@ -16,6 +16,7 @@ from gsrender_core.config import TrainConfig
 from gsrender_core.losses import dynamic_weights
 from gsrender_core.views import Adjacent
 from gsrender_core.voxel_grid import VoxelGrid
+from gsrender_core.voxel_index import flat_index
 
 FREE_SAMPLES = 5  # a ray; with one hit each, about the share of observed voxels that are occupied
 MARGIN_M = 0.5  # the last free sample stays this far in front of the surface: more than a voxel's half diagonal
@@ -33,15 +34,6 @@ class RayTargets:
     occupied: torch.Tensor
     class_id: torch.Tensor
     weight: torch.Tensor
-
-
-def flat_index(points: torch.Tensor, grid: VoxelGrid) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flat voxel index int64 [...] of ego points [..., 3] (m), and which lie inside the grid."""
-    index = torch.floor((points - torch.tensor(grid.min_m, device=points.device)) / grid.voxel_size_m).long()
-    shape = torch.tensor(grid.shape, device=points.device)
-    inside = ((index >= 0) & (index < shape)).all(-1)
-    index = torch.minimum(index.clamp(min=0), shape - 1)
-    return (index[..., 0] * grid.shape[1] + index[..., 1]) * grid.shape[2] + index[..., 2], inside
 
 
 def neighbourhood(voxels: torch.Tensor, grid: VoxelGrid) -> torch.Tensor:

@@ -8,6 +8,8 @@ from gsrender_core.config import TrainConfig
 from gsrender_core.render import Cameras, Pixels
 from gsrender_core.sky import sky_pixels
 from gsrender_core.training_frames import FrameLabels
+from gsrender_core.voxel_grid import VoxelGrid
+from gsrender_core.voxel_index import flat_index
 
 SKY_TRIES = 4  # pixels tried for every label drawn: few of an image's pixels can be said to see nothing
 
@@ -45,7 +47,25 @@ class View:
         return Pixels(torch.cat((camera, self.sky.camera)), torch.cat((uv, self.sky.uv)))
 
 
-def draw_view(labels: FrameLabels, config: TrainConfig, mirror: torch.Tensor, sky: bool = False) -> View:
+def inside_volume(frame: Adjacent, grid: VoxelGrid) -> torch.Tensor:
+    """Which labels of a frame, bool [M], show something that the Gaussians of its view can stand for.
+
+    A point beyond the volume has no Gaussian: asked for its depth and class, those before it would have to lie. In an
+    adjacent frame both volumes must hold it, as Ray Compensation leaves what lies outside the current one empty.
+    """
+    points, _ = frame.labels.points_and_origins(torch.arange(len(frame.labels.camera), device=frame.T_curr_adj.device))
+    _, in_own = flat_index(points, grid)
+    _, in_current = flat_index(points @ frame.T_curr_adj[:3, :3].T + frame.T_curr_adj[:3, 3], grid)
+    return in_own & in_current
+
+
+def draw_view(
+    labels: FrameLabels,
+    config: TrainConfig,
+    mirror: torch.Tensor,
+    sky: bool = False,
+    allowed: torch.Tensor | None = None,
+) -> View:
     """Draw the cameras and labelled pixels of a frame that this step renders.
 
     Cameras without a label teach nothing and are drawn only when too few others exist.
@@ -55,17 +75,20 @@ def draw_view(labels: FrameLabels, config: TrainConfig, mirror: torch.Tensor, sk
         config: ``render_cameras`` and ``pixels``.
         mirror: [4, 4], reflection of the volume, see ``Objective``.
         sky: also draw pixels that see nothing.
+        allowed: bool [M], labels that may be drawn; default all.
     """
     count, device = len(labels.Ks), labels.Ks.device
+    if allowed is None:
+        allowed = torch.ones(len(labels.camera), dtype=torch.bool, device=device)
     chosen = torch.ones(count, dtype=torch.bool, device=device)
     if 0 < config.render_cameras < count:
-        labelled = torch.bincount(labels.camera, minlength=count) > 0
+        labelled = torch.bincount(labels.camera[allowed], minlength=count) > 0
         order = torch.randperm(count).to(device)
         order = torch.cat((order[labelled[order]], order[~labelled[order]]))
         chosen[order[config.render_cameras :]] = False
     width, height = config.model.image_size
     cameras = Cameras(torch.linalg.inv(labels.T_ego_cam) @ mirror, labels.Ks, width, height)
-    view = View(labels, labels.sample(config.pixels, chosen[labels.camera]), cameras, chosen)
+    view = View(labels, labels.sample(config.pixels, allowed & chosen[labels.camera]), cameras, chosen)
     if sky:
         view.sky = sky_pixels(labels, config.model.image_size, chosen, SKY_TRIES * config.pixels)
     return view

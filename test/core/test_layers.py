@@ -14,7 +14,7 @@ ROS_MODULES = {
 # gsrender_core from the ground up: a module imports from its own layer and those below. A name covers its submodules.
 LAYERS = (
     ("classes", "geometry", "trilinear", "numba_threads", "runtime", "histogram"),
-    ("voxel_grid", "data.frame", "data.image_fit"),
+    ("voxel_grid", "voxel_index", "data.frame", "data.image_fit"),
     ("gaussians", "voxel_field", "losses", "ray_compensation", "metrics", "config", "data", "world"),
     ("model", "render", "readout", "readout_reference", "pictures"),
     ("checkpoint", "ray_supervision", "training_frames", "sky", "views", "splatting", "marching", "voxel_supervision",

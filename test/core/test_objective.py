@@ -123,3 +123,22 @@ def test_all_adjacent_frames_of_a_step_are_summed_and_not_averaged():
     assert every["semantic"] == pytest.approx(single[1]["semantic"], rel=1e-4)
     two = terms(adjacent=(-2, -1), adjacent_per_step=2)
     assert two["adj_depth"] == pytest.approx(single[-2]["adj_depth"] + single[-1]["adj_depth"], rel=1e-4)
+
+
+def test_only_labels_inside_both_volumes_are_rendered_unless_all_are_wanted():
+    data = SmallData()
+    inside, outside = objective(small_training(), data), objective(small_training(render_outside=True), data)
+    labels = inside.frames.labels(0)
+    far = Adjacent(labels, torch.eye(4))
+    far.T_curr_adj[0, 3] = 2.5  # the adjacent car stands 2.5 m ahead: its forward half sees beyond the current volume
+    points, _ = labels.points_and_origins(torch.arange(len(labels.camera)))
+    low, high = torch.tensor(GRID.min_m), torch.tensor(GRID.max_m)
+    own = ((points >= low) & (points < high)).all(1)
+    shifted = points + torch.tensor([2.5, 0.0, 0.0])
+    both = own & ((shifted >= low) & (shifted < high)).all(1)
+    assert 0 < both.sum() < own.sum() < len(points)
+    assert torch.equal(inside._allowed(Adjacent(labels, torch.eye(4))), own)
+    assert torch.equal(inside._allowed(far), both)
+    assert outside._allowed(far) is None
+    view = draw_view(labels, inside.config, torch.eye(4), allowed=both)
+    assert both[view.index].all() and len(view.index) > 0
