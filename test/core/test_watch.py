@@ -98,7 +98,7 @@ def test_constant_images_change_the_images_and_nothing_else():
 
 
 def test_held_out_terms_are_repeatable_and_leave_the_random_numbers_alone(caplog):
-    config, data = small_training(bev_flip=False), SmallData()
+    config, data = small_training(bev_flip=False, adjacent=(), ray_adjacent=()), SmallData()
     torch.manual_seed(0)
     model = GSRender(config.model).eval()
     objective = Objective(config, model, TrainingFrames(data, model, torch.device("cpu"), 0.5, 1.0))
