@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from gsrender_core.classes import FREE
-from gsrender_core.data.frame import Frame
+from gsrender_core.config import ModelConfig
+from gsrender_core.data.frame import Frame, previous_frames
 from gsrender_core.data.occ3d_labels import Occ3DLabels, on_grid, origins_inside
 from gsrender_core.metrics.duplicates import CameraRays, Duplicates, camera_rays
 from gsrender_core.metrics.miou import MeanIoU, without_nan
@@ -79,18 +80,23 @@ class Target:
     """A frame with its ground truth on the grid that is evaluated, cast once for any number of predictions."""
 
     frame: Frame
+    previous: tuple[Frame, ...]  # as many as the network looks at, newest first
     truth: Occ3DLabels
     origins: np.ndarray
     hits: RayHits
     rays: CameraRays
+
+    def seen_as(self, change: Callable[[Frame], Frame]) -> "Target":
+        """The same with other images, in the previous frames as well."""
+        return dataclasses.replace(self, frame=change(self.frame), previous=tuple(map(change, self.previous)))
 
     def score(self, scores: Scores, semantics: np.ndarray, duplicates: bool = True) -> None:
         """Add a prediction of this frame to ``scores``."""
         scores.update(semantics, self.truth, self.origins, self.hits, self.rays if duplicates else None)
 
 
-def targets(dataset, indices: Iterable[int], grid: VoxelGrid) -> Iterator[tuple[int, Target]]:
-    """Index and ``Target`` of those samples that have ground truth.
+def targets(dataset, indices: Iterable[int], config: ModelConfig) -> Iterator[Target]:
+    """Those samples that have ground truth, as a network of this configuration needs them.
 
     Raises:
         ValueError: the grid does not fit the labels, see ``on_grid``.
@@ -99,14 +105,16 @@ def targets(dataset, indices: Iterable[int], grid: VoxelGrid) -> Iterator[tuple[
         truth = dataset.ground_truth(i)
         if truth is None:
             continue
-        frame, truth = dataset.frame(i, labels=False), on_grid(truth, grid)
-        origins = origins_inside(dataset.ray_origins(i), grid)
-        yield i, Target(frame, truth, origins, cast_rays(truth.semantics, origins, grid), camera_rays(frame))
+        grid, frame = config.grid, dataset.frame(i, labels=False)
+        previous = tuple(previous_frames(dataset, i, config.view.frames_before))
+        truth, origins = on_grid(truth, grid), origins_inside(dataset.ray_origins(i), grid)
+        hits = cast_rays(truth.semantics, origins, grid)
+        yield Target(frame, previous, truth, origins, hits, camera_rays(frame))
 
 
-def voxel_features(model: GSRender, frame: Frame) -> torch.Tensor:
+def _voxel_features(model: GSRender, target: Target) -> torch.Tensor:
     """Voxel features P [F, X, Y, Z] of a frame."""
-    return model(CameraInput.from_frames([frame], model.centers.device))[0]
+    return model(CameraInput.from_frames([target.frame], model.centers.device, [target.previous]))[0]
 
 
 def _score_readouts(model: GSRender, P: torch.Tensor, target: Target, scores: dict, duplicates: bool) -> None:
@@ -124,8 +132,8 @@ def sweep_tau(model: GSRender, dataset, indices: Sequence[int], taus: Sequence[f
     Empty where there is no ground truth.
     """
     scores = {tau: Scores(model.config.grid) for tau in taus}
-    for _, target in targets(dataset, indices, model.config.grid):
-        P = voxel_features(model, target.frame)
+    for target in targets(dataset, indices, model.config):
+        P = _voxel_features(model, target)
         _score_readouts(model, P, target, {model.config.readout: scores}, duplicates=False)
     if not any(score.samples for score in scores.values()):
         return {}
@@ -151,9 +159,9 @@ def study_scores(model: GSRender, dataset, indices: Sequence[int], taus: Sequenc
     readouts += [config.readout] * (config.readout not in readouts)
     scores = {name: {tau: Scores(config.grid) for tau in sorted({*taus, own})} for name in readouts}
     constant, perfect = Scores(config.grid), Scores(config.grid)
-    for _, target in targets(dataset, indices, config.grid):
-        _score_readouts(model, voxel_features(model, target.frame), target, scores, duplicates=True)
-        blind = voxel_features(model, constant_images(target.frame))
+    for target in targets(dataset, indices, config):
+        _score_readouts(model, _voxel_features(model, target), target, scores, duplicates=True)
+        blind = _voxel_features(model, target.seen_as(constant_images))
         _score_readouts(model, blind, target, {config.readout: {own: constant}}, duplicates=True)
         target.score(perfect, target.truth.semantics)
     if perfect.samples == 0:
@@ -231,13 +239,14 @@ def evaluate(
         names.append("majority")
     scores = {name: Scores(predictor.grid) for name in names}
     for i in range(len(dataset)):
-        for _, target in targets(dataset, [i], predictor.grid):
-            grids = {"prediction": predictor(target.frame).semantics}
+        for target in targets(dataset, [i], predictor.model.config):
+            seen = {"prediction": target}
             if controls:
-                grids["constant_image"] = predictor(constant_images(target.frame)).semantics
-                grids["grey_image"] = predictor(grey_images(target.frame)).semantics
-                seen = target.truth.mask_camera > 0
-                grids["visible_truth"] = np.where(seen, target.truth.semantics, np.uint8(FREE))
+                seen |= {"constant_image": target.seen_as(constant_images), "grey_image": target.seen_as(grey_images)}
+            grids = {name: predictor(each.frame, previous=each.previous).semantics for name, each in seen.items()}
+            if controls:
+                visible = target.truth.mask_camera > 0
+                grids["visible_truth"] = np.where(visible, target.truth.semantics, np.uint8(FREE))
                 grids["truth"] = target.truth.semantics
             if majority is not None:
                 grids["majority"] = majority
