@@ -27,6 +27,7 @@ TIME_LIMIT_S = 900
 # the core has to run without it.
 PARTS = {
     "render": ("gsrender_core.bench.render", "bench_render"),
+    "heads": ("gsrender_core.bench.heads", "bench_heads"),
     "ray_iou": ("gsrender_core.bench.ray_iou", "bench_ray_iou"),
     "inference": ("gsrender_core.bench.inference", "bench_inference"),
     "world": ("gsrender_core.bench.world", "bench_world"),

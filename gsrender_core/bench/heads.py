@@ -1,0 +1,236 @@
+"""Gaussian against NeRF head: what rendering costs in a training step, forward and backward, as either grows.
+
+Voxel features -> head -> labelled pixels -> gradients of features and head, by the very functions that training
+calls. Both heads see the same features, cameras and pixels: a planted scene of ground and boxes ("trained"), or
+opacity 0.1 everywhere ("initial"), as at the start of training.
+"""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from gsrender_core.bench.render import HEIGHT, SEED, WIDTH, surround_cameras
+from gsrender_core.config import BackboneConfig, EncoderConfig, HeadConfig, ModelConfig, TrainConfig
+from gsrender_core.marching import march_view
+from gsrender_core.model.gsrender import GSRender
+from gsrender_core.render import Cameras
+from gsrender_core.render.volume_renderer import VolumeSettings, cast_into_grid
+from gsrender_core.splatting import splat_view, visible_voxels
+from gsrender_core.training_frames import FrameLabels
+from gsrender_core.views import View
+from gsrender_core.voxel_field import DENSITY_SHIFT
+from gsrender_core.voxel_grid import VoxelGrid
+
+SAMPLES = (26, 52, 104, 208, 416)  # a ray on average; RenderOcc's has 416 at most
+STEP_M = 0.2
+EMPTY_LOGIT, SOLID_LOGIT = -6.0, 2.5
+
+
+@dataclass(frozen=True)
+class HeadsCase:
+    """A grid with its features, and the labelled pixels of two cameras that a step renders."""
+
+    name: str
+    grid: VoxelGrid
+    features: int
+    hidden: int
+    pixels: int
+
+
+CASES = (
+    HeadsCase("64x64x16", VoxelGrid((-12.8, -12.8, -1.0), 0.4, (64, 64, 16)), 12, 32, 768),
+    HeadsCase("100x100x16", VoxelGrid((-20.0, -20.0, -1.0), 0.4, (100, 100, 16)), 24, 64, 2048),
+    HeadsCase("200x200x16", VoxelGrid(), 32, 64, 4096),
+)
+
+
+def bench_heads(quick: bool = False) -> dict:
+    """Median milliseconds of a rendered view and the memory that it takes beyond its inputs.
+
+    Within a case the variants alternate, so that a busy machine slows all; memory is measured afterwards, each
+    variant in a process of its own. Kernels are compiled before.
+
+    Args:
+        quick: the smallest grid only, fewer repetitions and variants.
+
+    Returns:
+        ``seed``, ``threads``, ``device`` and ``rows``: ``case``, ``ms``, ``best_ms`` (of the fastest repetition, which
+        a busy machine disturbs least), ``memory_mb`` (None where the system does not tell), ``gaussians`` rendered or
+        ``samples`` a ray, ``to_gaussian`` (``best_ms`` over that of the Gaussian head in the same scene).
+    """
+    from gsrender_core.bench.__main__ import run_part
+
+    rows = []
+    for case_number in range(1 if quick else len(CASES)):
+        variants = _variants(CASES[case_number], quick)
+        times = time_variants(CASES[case_number], variants, 3 if quick else 7)
+        best = {state: min(times[f"gaussian {state}"]["ms"]) for state in ("trained", "initial")}
+        for name, (head, state) in variants.items():
+            order = {"case_number": case_number, "head": dataclasses.asdict(head), "state": state}
+            memory = run_part(("gsrender_core.bench.heads", "measure_memory"), order)
+            values = {**times[name], "ms": median(times[name]["ms"]), "best_ms": min(times[name]["ms"])}
+            rows.append(
+                {
+                    "case": f"{CASES[case_number].name}, {CASES[case_number].pixels} pixels, {name}",
+                    **values,
+                    "memory_mb": memory.get("memory_mb"),
+                    "to_gaussian": values["best_ms"] / best[state],
+                }
+            )
+    return {"seed": SEED, "threads": torch.get_num_threads(), "device": str(_device()), "rows": rows}
+
+
+def _variants(case: HeadsCase, quick: bool) -> dict[str, tuple[HeadConfig, str]]:
+    """Head and state of the scene by name; the NeRF head's step gives the wanted number of samples."""
+    gaussian, nerf = HeadConfig(hidden=case.hidden), HeadConfig(kind="nerf", hidden=case.hidden)
+    view = make_view(case, _device())
+    rays = cast_into_grid(view.cameras, view.pixels, case.grid, VolumeSettings())
+    mean_m = float(((rays.z_out - rays.z_in) * rays.length).mean())
+    variants = {}
+    for state in ("trained", "initial"):
+        variants[f"gaussian {state}"] = gaussian, state
+        variants[f"nerf {state}, {STEP_M:g} m"] = dataclasses.replace(nerf, nerf_step_m=STEP_M), state
+    for samples in SAMPLES[1::2] if quick else SAMPLES:
+        step = dataclasses.replace(nerf, nerf_step_m=mean_m / samples)
+        variants[f"nerf trained, {samples} samples"] = step, "trained"
+    return variants
+
+
+def time_variants(case: HeadsCase, variants: dict[str, tuple[HeadConfig, str]], repetitions: int) -> dict[str, dict]:
+    """Milliseconds of every repetition, ``samples`` a ray and ``gaussians`` of each variant; the first is not counted.
+
+    The gradients of one variant are dropped before the next begins.
+    """
+    view = make_view(case, _device())
+    steps = {name: _Step(case, view, *variant) for name, variant in variants.items()}
+    results = {name: {"ms": []} for name in variants}
+    for repetition in range(repetitions + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if repetition > 0:
+                results[name]["ms"].append(1e3 * (time.perf_counter() - start))
+    for name, step in steps.items():
+        results[name] |= step.size()
+    return results
+
+
+def measure_memory(case_number: int, head: dict, state: str) -> dict:
+    """Peak memory in MB that one step needs beyond what stood there before; to be called in a fresh process."""
+    small = HeadsCase("", VoxelGrid((-1.6, -1.6, -1.0), 0.4, (8, 8, 4)), 4, 4, 8)
+    device, case, config = _device(), CASES[case_number], HeadConfig(**head)
+    _Step(small, make_view(small, device), dataclasses.replace(config, hidden=4), state)()  # loads the kernels
+    step = _Step(case, make_view(case, device), config, state)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return {"memory_mb": (torch.cuda.max_memory_allocated() - before) / 2**20}
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before = _status_mb("VmRSS")
+        step()
+        return {"memory_mb": _status_mb("VmHWM") - before}
+    except OSError:  # not Linux
+        return {"memory_mb": None}
+
+
+def _status_mb(key: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class _Step:
+    """Forward and backward pass of one view."""
+
+    def __init__(self, case: HeadsCase, view: View, head: HeadConfig, state: str):
+        model = ModelConfig(
+            grid=case.grid,
+            head=head,
+            encoder=EncoderConfig(features=case.features, channels=8),
+            backbone=BackboneConfig(pretrained=False),
+        )
+        self.config = TrainConfig(model=model, pixels=case.pixels, bev_flip=False)
+        torch.manual_seed(SEED)
+        self.model = GSRender(model, load_pretrained=False).to(view.index.device)
+        self.see = march_view if head.kind == "nerf" else splat_view
+        self.view, self.log = view, {}
+        features = torch.randn(case.features, *case.grid.shape)
+        features[0] = torch.from_numpy(np.where(_solid(case.grid), 1.0, -1.0))
+        self.P = features.to(view.index.device).requires_grad_()
+        if state == "trained":
+            _plant(self.model.head)
+
+    def __call__(self) -> None:
+        self.P.grad = None
+        self.model.zero_grad(set_to_none=True)
+        seen = self.see(self.model, self.config, self.P, self.view, None)
+        rendered, self.log = seen.rendered, seen.log
+        (rendered.logits.square().mean() + rendered.depth.mean() + rendered.alpha.mean()).backward()
+        if self.P.is_cuda:
+            torch.cuda.synchronize()
+
+    def size(self) -> dict:
+        if "samples_per_ray" in self.log:
+            return {"samples": float(self.log["samples_per_ray"]), "gaussians": None}
+        head = self.config.model.head
+        visible = visible_voxels(self.model.centers, self.view, head.max_offset_m + 3 * head.max_scale_m)
+        return {"samples": None, "gaussians": len(visible)}
+
+
+@torch.no_grad()
+def _plant(head: torch.nn.Module) -> None:
+    """Let the opacity logit follow feature 0: -6 where it is -1, 2.5 where it is 1."""
+    sharp = 8.0  # softplus(8) = 8, softplus(-8) = 0
+    slope = (SOLID_LOGIT - EMPTY_LOGIT) / sharp
+    if head.config.kind == "nerf":
+        hidden, weight, bias = head.density[0], head.density[2].weight[0], head.density[2].bias[:1]
+        low = EMPTY_LOGIT - DENSITY_SHIFT
+    else:
+        hidden, weight, bias, low = head.hidden, head.output.weight[6], head.output.bias[6:7], EMPTY_LOGIT
+    hidden.weight[0], hidden.bias[0] = 0, 0
+    hidden.weight[0, 0] = sharp
+    weight.zero_()
+    weight[0] = slope
+    bias.fill_(low)
+
+
+def _solid(grid: VoxelGrid) -> np.ndarray:
+    """Ground and boxes, bool [X, Y, Z]; about one box for 160 m^2."""
+    rng = np.random.default_rng(SEED)
+    x, y, z = np.moveaxis(grid.centers_ego(), -1, 0)
+    solid = np.abs(z) < 0.25
+    for u, v in rng.uniform(grid.min_m[:2], grid.max_m[:2], (max(1, int(np.ptp(x) * np.ptp(y) / 160)), 2)):
+        if np.hypot(u, v) > 4:
+            solid |= (np.abs(x - u) < 2) & (np.abs(y - v) < 1) & (z > 0) & (z < 2)
+    return solid
+
+
+def make_view(case: HeadsCase, device: torch.device) -> View:
+    """Two of six cameras, pixels drawn where a LiDAR's labels lie: the lower two thirds of the image."""
+    rng = np.random.default_rng(SEED)
+    cameras, m = surround_cameras(), case.pixels
+    camera = torch.from_numpy(rng.integers(0, 2, m)).to(device)
+    uv = rng.uniform((0, HEIGHT / 3), (WIDTH, HEIGHT), (m, 2))
+    viewmats, Ks = cameras.viewmats.to(device), cameras.Ks.to(device)
+    labels = FrameLabels(
+        camera,
+        torch.from_numpy(uv).float().to(device),
+        torch.full((m,), 10.0, device=device),
+        torch.zeros(m, dtype=torch.int64, device=device),
+        torch.ones(m, device=device),
+        Ks,
+        torch.linalg.inv(viewmats),
+        np.eye(4),
+    )
+    chosen = torch.arange(len(Ks), device=device) < 2
+    return View(labels, torch.arange(m, device=device), Cameras(viewmats, Ks, WIDTH, HEIGHT), chosen)
