@@ -111,10 +111,13 @@ def _eval(args) -> None:
     result |= {"checkpoint": str(args.checkpoint), "data": str(args.data), "precision": precision}
     _write_json(args.json, result)
     rows = {"prediction": result, **result["controls"]}
-    print(f"{'':16}{'mIoU':>8}{'RayIoU':>8}{'@1 m':>8}{'@2 m':>8}{'@4 m':>8}   {result['samples']} samples")
+    print(f"read-out {result['readout']}, tau {result['tau']:g}, {result['samples']} samples; runs: means a camera ray")
+    heads = ("mIoU", "RayIoU", "@1 m", "@2 m", "@4 m", "extra runs", "of objects", "of vehicles", "voxels")
+    print(f"{'':16}{''.join(f'{head:>8}' for head in heads[:5])}{''.join(f'{head:>12}' for head in heads[5:])}")
     for name, row in rows.items():
         values = "".join(f"{100 * row[key]:8.2f}" for key in ("miou", "rayiou", "rayiou@1", "rayiou@2", "rayiou@4"))
-        print(f"{name:16}{values}")
+        values += "".join(f"{row[f'extra_runs{group}']:12.3f}" for group in ("", "_object", "_vehicle"))
+        print(f"{name:16}{values}{row['occupied']:12.0f}")
 
 
 def _predict(args) -> None:
@@ -126,10 +129,15 @@ def _predict(args) -> None:
 
 
 def _predictor(cls, args):
+    import dataclasses
+
     from gsrender_core.checkpoint import default_checkpoint
 
     args.checkpoint = default_checkpoint() if args.checkpoint == "default" else args.checkpoint
-    return cls.load(args.checkpoint, args.device, args.precision)
+    predictor = cls.load(args.checkpoint, args.device, args.precision)
+    changes = {name: getattr(args, name) for name in ("readout", "tau") if getattr(args, name) is not None}
+    predictor.model.config = dataclasses.replace(predictor.model.config, **changes)
+    return predictor
 
 
 def _to_bag(args) -> None:
@@ -200,6 +208,8 @@ def _parser() -> argparse.ArgumentParser:
 
     for p in (commands.choices["eval"], commands.choices["predict"]):
         p.add_argument("--precision", default="auto", help="auto (default), float32, bfloat16")
+        p.add_argument("--readout", help="voxel, voxel_anchored or splat instead of the checkpoint's")
+        p.add_argument("--tau", type=float, help="opacity threshold instead of the checkpoint's")
 
     p = command("to-bag", _to_bag, "Convert a scene of nuScenes-schema data to a rosbag2.")
     p.add_argument("data", metavar="DATA")

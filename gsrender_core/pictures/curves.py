@@ -126,6 +126,21 @@ def read_log(path: Path) -> list[dict]:
     return rows
 
 
+def run_names(paths: Sequence[Path]) -> dict[str, Path]:
+    """A short name for each run: its folder's, with as many parents as tell equal names apart.
+
+    Raises:
+        ValueError: a run is named twice.
+    """
+    folders = [path.resolve() if path.is_dir() else path.resolve().parent for path in paths]
+    for depth in range(1, max([len(folder.parts) for folder in folders], default=0) + 1):
+        names = ["/".join(folder.parts[-depth:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return dict(zip(names, paths, strict=True))
+    twice = next(str(path) for n, path in enumerate(paths) if folders[n] in folders[:n])
+    raise ValueError(f"{twice} is named twice; name each run once")
+
+
 def _number(value) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
