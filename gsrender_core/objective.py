@@ -1,5 +1,7 @@
 """The training objective of one frame (Eq. 14 plus the terms beyond the paper), weights applied in one place."""
 
+import logging
+
 import numpy as np
 import torch
 
@@ -24,6 +26,8 @@ from gsrender_core.training_frames import FrameLabels, TrainingFrames
 from gsrender_core.views import Adjacent, View, draw_view, inside_volume
 from gsrender_core.voxel_supervision import VoxelSupervision
 
+logger = logging.getLogger(__name__)
+
 RAY_FRAMES = 2  # adjacent frames whose labels a step's direct ray supervision reads
 
 
@@ -32,6 +36,7 @@ class Objective:
 
     def __init__(self, config: TrainConfig, model: GSRender, frames: TrainingFrames):
         self.config, self.model, self.frames = config, model, frames
+        self._named_unlabelled = False
         device = frames.device
         self.beta = torch.from_numpy(balance_weights()).to(device)
         self.dynamic = torch.zeros(config.model.num_classes, dtype=torch.bool, device=device)
@@ -72,7 +77,8 @@ class Objective:
             terms["voxel"] = w.voxel * voxel
         if render and max(w.semantic, w.depth, w.sky) > 0:
             view = draw_view(labels, c, mirror, w.sky > 0, self._allowed(current))
-            terms |= self._rendered("", self._see(P, view, None), view, None)
+            if self._has_labels(view, i):
+                terms |= self._rendered("", self._see(P, view, None), view, None)
             if c.compensation != "none":
                 terms |= self._adjacent_terms(i, P, mirror)
         return terms
@@ -86,6 +92,8 @@ class Objective:
         chosen = self._adjacent_frames(i, c.adjacent, c.adjacent_per_step or len(c.adjacent), self.frames.labels(i))
         for adjacent in chosen:
             view = draw_view(adjacent.labels, c, mirror, allowed=self._allowed(adjacent))
+            if not self._has_labels(view, i, "seen from an adjacent frame, "):
+                continue
             seen = self._see(P, view, mirror @ adjacent.T_curr_adj @ mirror)
             for name, value in self._rendered("adj_", seen, view, c.loss.alpha).items():
                 parts.setdefault(name, []).append(value)
@@ -94,6 +102,16 @@ class Objective:
     def _allowed(self, frame: Adjacent) -> torch.Tensor | None:
         """Labels of a frame that are rendered; None: all."""
         return None if self.config.render_outside else inside_volume(frame, self.config.model.grid)
+
+    def _has_labels(self, view: View, i: int, where: str = "") -> bool:
+        """Whether anything of a view can be supervised; a loss of 0 for want of labels would look like success."""
+        if len(view.index) == 0 and not self._named_unlabelled:
+            logger.warning(
+                "frame %d: %snone of %d labels lies in the volume: rendered losses are left out there and of all such "
+                "frames", i, where, len(view.labels.camera),
+            )  # fmt: skip
+            self._named_unlabelled = True
+        return len(view.index) > 0
 
     def _mirror(self) -> torch.Tensor:
         """Random reflection of x and y [4, 4]; reflections are their own inverse."""
