@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from gsrender_core.config import ModelConfig, from_dict, to_dict
 from gsrender_core.model.gsrender import GSRender
+from gsrender_core.whole_file import write_whole
 
 FORMAT = 1
 _KEY = "gsrender"
@@ -58,10 +59,12 @@ def save_checkpoint(path: str | Path, model: GSRender, info: dict, dtype: torch.
     except PackageNotFoundError:
         made_with = "source"
     header = {"format": FORMAT, "version": made_with, "model": to_dict(model.config), "info": info}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={_KEY: json.dumps(header)})
-    partial.chmod(0o644)  # safetensors makes files that only their owner may read
-    partial.replace(path)
+
+    def write(partial: Path) -> None:
+        save_file(tensors, partial, metadata={_KEY: json.dumps(header)})
+        partial.chmod(0o644)  # safetensors makes files that only their owner may read
+
+    write_whole(path, write)
 
 
 def read_header(path: str | Path) -> dict:

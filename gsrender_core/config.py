@@ -201,7 +201,8 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     steps: int = 8000
-    batch: int = 1
+    batch: int = 1  # frames a step, over all processes together; their gradients are averaged, one frame in memory each
+    optimizer: str = "adamw"  # adamw or adam (the paper's; there weight_decay is an L2 penalty: set it to 0)
     learning_rate: float = 2e-3
     schedule: str = "cosine"  # cosine or linear, to 1 % of the learning rate
     warmup_steps: int = 200
@@ -237,9 +238,14 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name, choices in (("schedule", ("cosine", "linear")), ("compensation", ("features", "logits", "none"))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}: {getattr(self, name)!r} is none of {', '.join(choices)}")
+        choices = {
+            "schedule": ("cosine", "linear"),
+            "optimizer": ("adamw", "adam"),
+            "compensation": ("features", "logits", "none"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is none of {', '.join(known)}")
         for name in ("steps", "batch", "render_every", "validate_every", "checkpoint_every", "pixels", "rays"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} must be 1 or more")

@@ -1,10 +1,10 @@
 """The training loop: one screen to read, resumable at any checkpoint."""
 
-import copy
 import dataclasses
 import json
 import logging
 import math
+import signal
 import time
 from pathlib import Path
 
@@ -13,19 +13,24 @@ import yaml
 
 from gsrender_core.checkpoint import save_checkpoint
 from gsrender_core.config import AugmentConfig, TrainConfig, to_dict
+from gsrender_core.distributed import Group
 from gsrender_core.evaluate import sweep_tau
+from gsrender_core.gradient_step import GradientStep, StepReport
+from gsrender_core.held_out_depth import HeldOutDepth
 from gsrender_core.metrics.miou import without_nan
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.objective import Objective
-from gsrender_core.predictor import resolve_device
 from gsrender_core.runtime import keep_freed_memory
+from gsrender_core.stop_signals import Stopped, StopSignals
 from gsrender_core.training_frames import TrainingFrames
 from gsrender_core.watch import Watch, held_out_figures, objective_figures
+from gsrender_core.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
 TAUS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 LOG_EVERY = 20
+MAX_BROKEN_STEPS = 20  # in a row; a run whose loss is gone does not come back by waiting
 
 
 def split_scenes(scenes: tuple[str, ...], held_out: int) -> tuple[list[str], list[str]]:
@@ -52,32 +57,33 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * (0.01 + 0.99 * shape)
 
 
-def make_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW in one kernel for all parameters where torch has it, else in few."""
-    settings = dict(lr=config.learning_rate, weight_decay=config.weight_decay)
-    try:
-        return torch.optim.AdamW(parameters, **settings, fused=True)
-    except RuntimeError:  # torch before 2.4 fuses on CUDA only
-        return torch.optim.AdamW(parameters, **settings, foreach=True)
+def mean_terms(frames: list[dict[str, float]]) -> dict[str, float]:
+    """Means over frames, of a loss term over all of them (where it is absent it adds nothing to the loss).
 
-
-def ema_pairs(ema: GSRender, model: GSRender) -> tuple[tuple[list, list], tuple[list, list]]:
-    """What changes in training, as (means, values) to average and (copies, values) to copy.
-
-    Averaged are trained parameters and floating-point statistics, copied are counters. A frozen backbone
-    is in neither: it never changes, so its mean is itself.
+    A figure for the log (``_``) is averaged over the frames that have a finite one; NaN where none has.
     """
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    fixed = {name for name, p in model.named_parameters() if not p.requires_grad}
-    averaged, copied = ([], []), ([], [])
-    for (name, mean), value in zip(ema.state_dict().items(), model.state_dict().values(), strict=True):
-        if name in fixed or (model.backbone.frozen and name.startswith("backbone.")):
-            assert name not in trained, name
+    means = {}
+    for name in dict.fromkeys(name for terms in frames for name in terms):
+        values = [terms[name] for terms in frames if name in terms]
+        if name.startswith("_"):
+            values = [v for v in values if math.isfinite(v)]
+            means[name] = sum(values) / len(values) if values else math.nan
+        else:
+            means[name] = sum(values) / len(frames)
+    return means
+
+
+def rows_until(log: str, step: int) -> str:
+    """The lines of a log that a run resumed at ``step`` will not write again; a line cut off by a crash goes too."""
+    kept = []
+    for line in log.splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
             continue
-        pair = averaged if mean.is_floating_point() else copied
-        pair[0].append(mean)
-        pair[1].append(value)
-    return averaged, copied
+        if row["step"] <= step:
+            kept.append(line + "\n")
+    return "".join(kept)
 
 
 class Trainer:
@@ -88,22 +94,29 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, dataset, out: Path, device: str = "auto", frames: TrainingFrames | None = None
+        self,
+        config: TrainConfig,
+        dataset,
+        out: Path,
+        device: str = "auto",
+        frames: TrainingFrames | None = None,
+        group: Group | None = None,
     ):
-        """``frames`` of an earlier run over the same data spare computing the same features again, where they fit."""
+        """``frames`` of an earlier run over the same data spare computing the same features again, where they fit.
+
+        ``group``: the processes that train together; default those of torchrun's environment, or this one alone.
+        """
         self.config, self.dataset, self.out = config, dataset, Path(out)
-        self.device = resolve_device(device)
+        self.group = group or Group(device)
+        self.device = self.group.device
         if self.device.type == "cpu":
             keep_freed_memory()
         torch.manual_seed(config.seed)
         self.model = GSRender(config.model).to(self.device).train()
-        self.ema = copy.deepcopy(self.model).eval()
         self.frames = TrainingFrames(dataset, self.model, self.device, config.rare_boost, config.cache_gb, frames)
         self.objective = Objective(config, self.model, self.frames)
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = make_optimizer(config, self.trained)
-        self._averaged, self._copied = ema_pairs(self.ema, self.model)
-        self._norms_frozen = False
+        self.gradient = GradientStep(config, self.model, self.objective, self.group)
+        self.ema, self.trained = self.gradient.ema, self.gradient.trained
         train_scenes, self.validation_scenes = split_scenes(dataset.scene_names, config.validation_scenes)
         self.indices = [i for scene in train_scenes for i in dataset.indices_of(scene)]
         held_out = [i for scene in self.validation_scenes for i in dataset.indices_of(scene)]
@@ -111,113 +124,139 @@ class Trainer:
         self.validation = held_out[::stride][: config.validation_frames]
         stride = max(1, len(self.validation) // max(1, config.watch_frames))
         self.watched = self.validation[::stride][: config.watch_frames]
+        self.held_out = HeldOutDepth(config, dataset, self.indices) if config.hold_out_labels > 0 else None
         self.step, self.best, self.seconds, self.tau = 0, -1.0, 0.0, config.model.tau
-        self.skipped: set[int] = set()  # frames that could not be read
+        self.skipped: set[int] = set()  # frames that could not be used, in any process
+        self.broken, self._broken_in_a_row = 0, 0  # steps without a finite loss and gradient
+        self._order: tuple[int, list[int]] = (-1, [])  # epoch and its permutation
+        self._stop = False
+        self.watch: Watch | None = None
 
     def run(self, resume: bool = False) -> Path:
         """Train to ``config.steps`` and return the best checkpoint's path.
 
+        SIGTERM and SIGINT end the run after the step at hand, with a checkpoint.
+
         Raises:
             FileExistsError: the folder already holds a run and ``resume`` is False.
             FileNotFoundError: nothing to resume.
+            ValueError: nothing usable to learn from, or a loss that stays NaN or infinite.
+            OSError: the last checkpoint cannot be written. An earlier one that cannot is logged and survived.
+            Stopped: a signal ended the run; the message says how to go on.
         """
-        resume_file = self.out / "resume.pt"
-        if resume:
-            if not resume_file.exists():
-                raise FileNotFoundError(f"{resume_file} does not exist: nothing to resume; start without --resume")
-            self._load(resume_file)
-        elif self.out.exists() and any(self.out.iterdir()):
-            raise FileExistsError(f"{self.out} is not empty; continue its run with --resume or choose another --out")
-        if self.step >= self.config.steps:
-            raise ValueError(f"{self.out} is at step {self.step} of {self.config.steps}; raise --steps to go on")
-        self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "config.yaml").write_text(yaml.safe_dump(to_dict(self.config), sort_keys=False))
+        state = self.group.first(self._prepare, resume)
+        if state is not None:
+            self._restore(state)
         logger.info(
-            "training on %d frames, validating on %d (%s), %d steps, device %s",
+            "training on %d frames, validating on %d (%s), %d steps of %d frames, device %s%s",
             len(self.indices),
             len(self.validation),
             ", ".join(self.validation_scenes) or "none",
             self.config.steps,
+            self.config.batch,
             self.device,
+            f", {self.group.size} processes" if self.group.joined else "",
         )
-        self.watch = Watch(self.out, self.step)
-        if self.step == 0:
-            self._watch()
-        started, steps_before = time.monotonic() - self.seconds, self.step
-        while self.step < self.config.steps:
-            terms = self._train_step()
-            self.step += 1
-            self.seconds = time.monotonic() - started
-            if self.step % LOG_EVERY == 1 or self.step == self.config.steps:
-                self._log(terms, steps_before)
-            last = self.step == self.config.steps
-            if last or self.step % self.config.validate_every == 0:
-                if self.validation:
-                    self._watch()
-                    self._validate()
-                self.watch.draw()
-            if last or self.step % self.config.checkpoint_every == 0:
-                self._save(resume_file)
-        self.watch.close()
+        if self.group.is_first:
+            self.watch = Watch(self.out, self.step)
+        try:
+            with StopSignals() as signals:
+                self._loop(signals)
+        finally:
+            if self.watch is not None:
+                self.watch.close()
         return self.out / ("best.safetensors" if self.validation else "last.safetensors")
 
-    def _train_step(self) -> dict[str, float]:
+    def _loop(self, signals: StopSignals) -> None:
         c = self.config
-        # Randomness is a function of seed and step alone, so that a resumed run repeats an unbroken one.
-        torch.manual_seed(c.seed * 1_000_003 + self.step)
-        self._set_norms(frozen=self.step >= c.freeze_norm_at * c.steps)
-        rate = learning_rate(c, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        logged: dict[str, float] = {}
-        for n in range(c.batch):
-            index = self._frame_index(self.step * c.batch + n)
-            try:
-                terms = self.objective(index, self.step % c.render_every == 0)
-            except (ValueError, OSError) as error:  # a broken file: the message names it
-                self.skipped.add(index)
-                logger.warning("step %d: frame skipped, %d so far: %s", self.step, len(self.skipped), error)
-                if len(self.skipped) == len(self.indices):
-                    raise ValueError(f"not one of {len(self.indices)} frames is usable; last: {error}") from error
-                continue
-            total = sum(value for name, value in terms.items() if not name.startswith("_")) / c.batch
-            total.backward()
-            values = torch.stack([value.detach().to(self.device, torch.float32) for value in terms.values()]).tolist()
-            for name, value in zip(terms, values, strict=True):  # one transfer for all terms
-                logged[name] = logged.get(name, 0.0) + value / c.batch
-        norm = torch.nn.utils.clip_grad_norm_(self.trained, c.grad_clip, foreach=True)
-        if torch.isfinite(norm):
-            self.optimizer.step()
-        else:
-            logger.warning("step %d: gradient is not finite; the step is skipped", self.step)
-        logged |= {"_grad_norm": float(norm), "_lr": rate}
-        self._update_ema()
-        return logged
+        if self.step == 0:
+            self._on_first(self._watch)
+            self._on_first(self._measure_held_out)
+        started, steps_before = time.monotonic() - self.seconds, self.step
+        while self.step < c.steps:
+            terms = self._train_step(signals.received is not None)
+            self.step += 1
+            self.seconds = time.monotonic() - started
+            last = self.step == c.steps
+            if self._logged(self.step):
+                self._on_first(self._log, terms, steps_before)
+            if last or self.step % c.validate_every == 0:
+                self._on_first(self._judge, required=last)
+            if last or self._stop or self.step % c.checkpoint_every == 0:
+                self.group.require_equal(self.gradient.checksum(), "weights")
+                self._on_first(self._save, self.out / "resume.pt", required=last or self._stop)
+            if self._stop and not last:
+                number = signals.received or signal.SIGTERM
+                raise Stopped(
+                    f"stopped by {signal.Signals(number).name} after step {self.step} of {c.steps}, checkpoint saved; "
+                    f"go on with: gsrender train {self.out}/config.yaml --data {getattr(self.dataset, 'root', 'DATA')} "
+                    f"--out {self.out} --resume",
+                    number,
+                )
+
+    def _on_first(self, function, *arguments, required: bool = False) -> None:
+        """Let the first process do something with files while the others wait.
+
+        A full disk does not end a run that may outlive it, unless nothing would be left (``required``).
+        """
+        try:
+            self.group.first(function, *arguments)
+        except OSError as error:
+            if required:
+                raise
+            if self.group.is_first:
+                logger.error("step %d: %s. Training goes on; make room before it ends", self.step, error)
+
+    def _logged(self, step: int) -> bool:
+        return step % LOG_EVERY == 1 % LOG_EVERY or step == self.config.steps
+
+    def _train_step(self, stop: bool = False) -> dict[str, float]:
+        """One step; returns the means over the batch, over all processes where the step is logged."""
+        rate = learning_rate(self.config, self.step)
+        draws = self.group.share(list(range(self.step * self.config.batch, (self.step + 1) * self.config.batch)))
+        report = self.gradient(self.step, rate, [(draw, self._frame_index(draw)) for draw in draws], stop)
+        self._stop = report.stop > 0
+        self._count_problems(report)
+        frames = list(report.terms.values())
+        if self._logged(self.step + 1):
+            frames = [terms for part in self.group.gather(frames) for terms in part]
+        return mean_terms(frames) | {"_grad_norm": report.grad_norm, "_lr": rate}
+
+    def _count_problems(self, report: StepReport) -> None:
+        """Name what went wrong in a step; stop where it is hopeless. The same in every process."""
+        for i, error in report.unreadable.items():
+            if i not in self.skipped:
+                logger.warning("step %d: frame %d skipped, now and whenever it fails: %s", self.step, i, error)
+        if report.dropped:
+            for part in self.group.gather({i: str(error) for i, error in report.unreadable.items()}):
+                self.skipped |= part.keys()
+                reason = next(reversed(part.values()), "")
+            if len(self.skipped) >= len(self.indices):
+                raise ValueError(f"not one of {len(self.indices)} frames is usable; last: {reason}")
+        if not report.broken:
+            self._broken_in_a_row = 0 if report.stepped else self._broken_in_a_row
+            return
+        self.broken += 1
+        self._broken_in_a_row += 1
+        found = [f"{name} of frame {self.frames.labels(i).token or i}" for i, name in report.not_finite]
+        found = [text for part in self.group.gather(found) for text in part] or ["the gradient of finite losses"]
+        if self.group.is_first:
+            logger.warning(
+                "step %d: NaN or infinite: %s; step skipped, %d so far", self.step, ", ".join(found), self.broken
+            )
+        if self._broken_in_a_row >= MAX_BROKEN_STEPS:
+            raise ValueError(
+                f"{self._broken_in_a_row} steps in a row without a finite loss, last {found[0]} at step {self.step}: "
+                f"look at its data, or resume from {self.out}/resume.pt with a lower learning_rate or grad_clip"
+            )
 
     def _frame_index(self, draw: int) -> int:
         """A permutation of the training frames each epoch."""
         epoch, position = divmod(draw, len(self.indices))
-        order = torch.randperm(
-            len(self.indices), generator=torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
-        )
-        return self.indices[int(order[position])]
-
-    def _set_norms(self, frozen: bool) -> None:
-        """Batch norms learn their statistics until they are frozen; walks the modules only when that changes."""
-        if frozen == self._norms_frozen:
-            return
-        self.model.train()
-        for module in self.model.modules() if frozen else ():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                module.eval()
-        self._norms_frozen = frozen
-
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))  # short memory while it is young
-        torch._foreach_lerp_(*self._averaged, 1 - decay)
-        torch._foreach_copy_(*self._copied)
+        if epoch != self._order[0]:
+            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+            self._order = epoch, torch.randperm(len(self.indices), generator=generator).tolist()
+        return self.indices[self._order[1][position]]
 
     def _log(self, terms: dict[str, float], steps_before: int) -> None:
         per_step = self.seconds / max(1, self.step)
@@ -241,6 +280,19 @@ class Trainer:
             self._append(
                 {"step": self.step, "watch": terms | held_out_figures(self.ema, self.dataset, self.watched, TAUS)}
             )
+
+    def _judge(self) -> None:
+        """Look at held-out frames, keep the best weights, draw the curves."""
+        if self.validation:
+            self._watch()
+            self._validate()
+        self._measure_held_out()
+        self.watch.draw()
+
+    def _measure_held_out(self) -> None:
+        """Report rendered depth at the LiDAR points held out of training, where some are."""
+        if self.held_out is not None:
+            self._append({"step": self.step, "held_out": self.held_out.report(self.ema, self.step, self.out)})
 
     def _validate(self) -> None:
         curve = sweep_tau(self.ema, self.dataset, self.validation, TAUS)
@@ -287,17 +339,38 @@ class Trainer:
             "best": self.best,
             "seconds": self.seconds,
             "tau": self.tau,
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **self.gradient.state_dict(),
         }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        write_whole(path, lambda partial: torch.save(state, partial))
 
-    def _load(self, path: Path) -> None:
+    def _prepare(self, resume: bool) -> dict | None:
+        """Check and clean the run's folder; the state to resume from, if any."""
+        resume_file, state = self.out / "resume.pt", None
+        if resume:
+            if not resume_file.exists():
+                raise FileNotFoundError(f"{resume_file} does not exist: nothing to resume; start without --resume")
+            state = self._read(resume_file)
+            if state["step"] >= self.config.steps:
+                raise ValueError(
+                    f"{self.out} is at step {state['step']} of {self.config.steps}; raise --steps to go on"
+                )
+        elif self.out.exists() and any(self.out.iterdir()):
+            raise FileExistsError(f"{self.out} is not empty; continue its run with --resume or choose another --out")
+        self.out.mkdir(parents=True, exist_ok=True)
+        for partial in self.out.glob("*.partial"):
+            logger.info("removing %s, which was being written when the run ended", partial)
+            partial.unlink()
+        log = self.out / "log.jsonl"
+        if state is not None and log.exists():
+            text = rows_until(log.read_text(encoding="utf-8", errors="replace"), state["step"])
+            write_whole(log, lambda partial: partial.write_text(text, encoding="utf-8"))
+        settings = yaml.safe_dump(to_dict(self.config), sort_keys=False)
+        write_whole(self.out / "config.yaml", lambda partial: partial.write_text(settings, encoding="utf-8"))
+        return state
+
+    def _read(self, path: Path) -> dict:
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many types for a damaged file; all mean the same to the user
             raise ValueError(f"{path} cannot be resumed from ({error}); delete it to start anew") from error
         if not isinstance(state, dict) or not {"config", "step", "best", "tau", "seconds"} <= set(state):
@@ -307,11 +380,9 @@ class Trainer:
             raise ValueError(f"{path} belongs to another model configuration; use the run's own config.yaml")
         for name in (k for k in mine if stored.get(k) != mine[k]):
             logger.warning("resumed with another %s: %s before, now %s", name, stored.get(name), mine[name])
-        self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
-        kernels = [{k: group[k] for k in ("fused", "foreach")} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, mine in zip(self.optimizer.param_groups, kernels, strict=True):
-            group.update(mine)  # which kernel computes the step belongs to this machine, not to the run
+        return state
+
+    def _restore(self, state: dict) -> None:
+        self.gradient.load_state_dict(state)
         self.step, self.best, self.seconds, self.tau = (state[k] for k in ("step", "best", "seconds", "tau"))
         logger.info("resumed at step %d", self.step)

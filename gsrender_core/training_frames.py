@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from gsrender_core.config import AugmentConfig
-from gsrender_core.data.augment import augment_images
+from gsrender_core.data.augment import augment_images, warp_image
 from gsrender_core.data.frame import Frame
+from gsrender_core.geometry import inverse
 from gsrender_core.model.gsrender import GSRender
+from gsrender_core.model.observation import PastMaps
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +22,7 @@ class FrameLabels:
     """Labels and geometry of one frame as tensors; shapes as in ``PixelLabels`` and ``Frame``.
 
     ``draw`` float32 [M] is the relative probability with which a label is sampled: the number of labels
-    of its class in the frame to the power of ``-rare_boost``; ``scene`` names the recording.
+    of its class in the frame to the power of ``-rare_boost``; ``scene`` names the recording, ``token`` the frame.
     """
 
     camera: torch.Tensor
@@ -33,6 +35,7 @@ class FrameLabels:
     T_global_ego: np.ndarray
     rare_boost: float = 0.0
     scene: str = ""
+    token: str = ""
 
     def drawn_with(self, rare_boost: float) -> "FrameLabels":
         """The same labels, sampled with another ``rare_boost``; shares all other tensors."""
@@ -180,6 +183,38 @@ class TrainingFrames:
         maps = self.model.image_features(torch.from_numpy(images)[None].to(self.device))
         return NetworkView(maps, A @ labels.Ks, A)
 
+    @torch.no_grad()
+    def past(self, i: int, A: torch.Tensor | None) -> list[PastMaps]:
+        """The frames before i that the network looks at, newest first; fewer at the start of a scene.
+
+        ``A`` [C, 3, 3]: the pixel transforms of frame i's images (``NetworkView.A``). The earlier images get the
+        same, because stereo compares a camera with itself, and features do not survive a rotation or mirroring.
+
+        Raises:
+            ValueError: the data set names a frame of another scene.
+        """
+        result: list[PastMaps] = []
+        while len(result) < self.model.config.view.frames_before:
+            before = self.dataset.adjacent(i, -1)
+            if before is None:
+                break
+            here, there = self.labels(i), self.labels(before)
+            if here.scene != there.scene:
+                raise ValueError(
+                    f"frame {before} is given as the one before {i}, but belongs to scene {there.scene!r}, not to "
+                    f"{here.scene!r}; adjacent() of the data set must stay within a scene"
+                )
+            if A is None:
+                maps, Ks = self.maps(before), there.Ks
+            else:
+                images = self.dataset.frame(before).images
+                moved = np.stack([warp_image(*pair) for pair in zip(images, A.double().cpu().numpy(), strict=True)])
+                maps, Ks = self.model.image_features(torch.from_numpy(moved)[None].to(self.device)), A @ there.Ks
+            T = torch.from_numpy(inverse(here.T_global_ego) @ there.T_global_ego).to(self.device, torch.float32)
+            result.append(PastMaps(maps, Ks[None], there.T_ego_cam[None], T[None]))
+            i = before
+        return result
+
     def _to_labels(self, frame: Frame) -> FrameLabels:
         labels = frame.labels
         if labels is None or len(labels) == 0:
@@ -208,4 +243,5 @@ class TrainingFrames:
             frame.T_global_ego,
             self.rare_boost,
             frame.scene,
+            frame.token,
         )

@@ -13,14 +13,14 @@ ROS_MODULES = {
 }  # fmt: skip
 # gsrender_core from the ground up: a module imports from its own layer and those below. A name covers its submodules.
 LAYERS = (
-    ("classes", "geometry", "trilinear", "numba_threads", "runtime", "histogram"),
+    ("classes", "geometry", "trilinear", "numba_threads", "runtime", "whole_file", "stop_signals", "histogram"),
     ("voxel_grid", "voxel_index", "data.frame", "data.image_fit"),
     ("gaussians", "voxel_field", "losses", "ray_compensation", "metrics", "config", "data", "world"),
     ("model", "render", "readout", "readout_reference", "pictures"),
     ("checkpoint", "ray_supervision", "training_frames", "sky", "views", "splatting", "marching", "voxel_supervision",
      "objective"),
-    ("predictor", "score", "pictures"),
-    ("evaluate", "predict_folder", "statistics", "watch"),
+    ("predictor", "score", "pictures", "distributed"),
+    ("evaluate", "held_out_depth", "predict_folder", "gradient_step", "statistics", "watch"),
     ("train",),
     ("bench",),
     ("cli",),

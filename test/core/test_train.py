@@ -7,9 +7,10 @@ import torch
 from small import GRID, SmallData, small_training
 
 from gsrender_core.checkpoint import load_checkpoint, read_header, save_checkpoint
+from gsrender_core.gradient_step import make_optimizer
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.predictor import Predictor
-from gsrender_core.train import Trainer, learning_rate, make_optimizer, split_scenes
+from gsrender_core.train import Trainer, learning_rate, split_scenes
 
 
 def test_training_lowers_the_loss_and_leaves_a_checkpoint_that_predicts(tmp_path):
