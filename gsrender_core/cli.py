@@ -149,6 +149,39 @@ def _to_bag(args) -> None:
     logger.info("%s", write_bag(args.data, args.bag, options))
 
 
+def _statistics(args) -> None:
+    import dataclasses
+
+    from gsrender_core.checkpoint import default_checkpoint
+    from gsrender_core.predictor import Predictor
+    from gsrender_core.statistics import write_statistics
+
+    _check_json(args.json)
+    args.checkpoint = default_checkpoint() if args.checkpoint == "default" else args.checkpoint
+    predictor = Predictor.load(args.checkpoint, args.device, "float32")
+    if args.tau is not None:
+        predictor.model.config = dataclasses.replace(predictor.model.config, tau=args.tau)
+    data = _dataset(args, predictor.image_size)
+    result = write_statistics(predictor.model, data, Path(args.out), args.limit, _progress("frame"))
+    _write_json(args.json, {**result, "checkpoint": str(args.checkpoint), "data": str(args.data)})
+    print(f"{'offsets (voxels)':18}{'mean':>8}{'spread':>8}{'beyond half':>13}   {result['frames']} frames")
+    for group, values in result["groups"].items():
+        for axis in "xyz":
+            row = values["offset_voxels"][axis]
+            print(f"{group + ' ' + axis:18}{row['mean']:8.3f}{row['std']:8.3f}{100 * row['beyond_half']:11.2f} %")
+
+
+def _curves(args) -> None:
+    from gsrender_core.pictures.curves import curves_picture, read_log, run_names
+    from gsrender_core.predict_folder import write_png
+
+    runs = {name: read_log(path) for name, path in run_names([Path(run) for run in args.runs]).items()}
+    target = Path(args.out)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_png(target, curves_picture(runs)[:, :, ::-1])
+    logger.info("%s: %s", target, ", ".join(f"{name} ({len(rows)} rows)" for name, rows in runs.items()))
+
+
 def _score(args) -> None:
     from gsrender_core.score import score
 
@@ -205,6 +238,18 @@ def _parser() -> argparse.ArgumentParser:
     data_options(p)
     p.add_argument("--out", required=True, metavar="DIR")
     p.add_argument("--limit", type=int, help="only the first samples")
+
+    p = command("statistics", _statistics, "Offsets, scales and opacities of a checkpoint's Gaussians, with pictures.")
+    p.add_argument("checkpoint", metavar="CHECKPOINT", help="file, or 'default'")
+    data_options(p)
+    p.add_argument("--out", required=True, metavar="DIR", help="folder for statistics.json and the pictures")
+    p.add_argument("--limit", type=int, metavar="N", help="so many frames, spread evenly (default all)")
+    p.add_argument("--tau", type=float, help="opacity from which a Gaussian counts as occupied; default the checkpoint's")
+    p.add_argument("--json", metavar="FILE", help="write the statistics there as well")
+
+    p = command("curves", _curves, "Draw the curves of training runs, several over one another.")
+    p.add_argument("runs", nargs="+", metavar="RUN", help="folder of `gsrender train`, or a log.jsonl")
+    p.add_argument("--out", required=True, metavar="FILE", help="a .png")
 
     for p in (commands.choices["eval"], commands.choices["predict"]):
         p.add_argument("--precision", default="auto", help="auto (default), float32, bfloat16")
