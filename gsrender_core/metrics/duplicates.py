@@ -23,7 +23,7 @@ lie where no camera looks), RayIoU sees a part. Definitions:
 - **Thickness**: metres of a ray inside occupied voxels after it has left the first one; the truth's beside it.
 
 An emptier grid always has fewer extra runs: compare at equal tau and at equal predicted occupancy only
-(``study.at_equal_tau``, ``study.at_equal_occupancy``).
+(``tau_curves``).
 """
 
 import math

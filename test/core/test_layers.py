@@ -15,7 +15,7 @@ ROS_MODULES = {
 LAYERS = (
     ("classes", "geometry", "trilinear", "numba_threads", "runtime", "whole_file", "stop_signals", "histogram"),
     ("voxel_grid", "voxel_index", "data.frame", "data.image_fit"),
-    ("gaussians", "voxel_field", "losses", "ray_compensation", "metrics", "config", "data", "world"),
+    ("gaussians", "voxel_field", "losses", "ray_compensation", "metrics", "tau_curves", "config", "data", "world"),
     ("model", "render", "readout", "readout_reference", "pictures"),
     ("checkpoint", "ray_supervision", "training_frames", "sky", "views", "splatting", "marching", "voxel_supervision",
      "objective"),
