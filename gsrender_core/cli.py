@@ -244,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     data_options(p)
     p.add_argument("--out", required=True, metavar="DIR", help="folder for statistics.json and the pictures")
     p.add_argument("--limit", type=int, metavar="N", help="so many frames, spread evenly (default all)")
-    p.add_argument("--tau", type=float, help="opacity from which a Gaussian counts as occupied; default the checkpoint's")
+    p.add_argument("--tau", type=float, help="opacity of an occupied Gaussian; default the checkpoint's")
     p.add_argument("--json", metavar="FILE", help="write the statistics there as well")
 
     p = command("curves", _curves, "Draw the curves of training runs, several over one another.")
