@@ -6,6 +6,7 @@ import torch
 from small import GRID, SmallData, camera_pose, small_model, small_training
 
 from gsrender_core.config import HeadConfig, LossConfig
+from gsrender_core.data.occ3d_labels import Occ3DLabels
 from gsrender_core.geometry import transform
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.objective import Objective
@@ -342,3 +343,74 @@ def test_depth_error_accuracy_and_alpha_by_hand():
     terms = compute._rendered("", Seen(rendered), view, None)
     assert terms["_depth_error"].item() == pytest.approx(0.2, rel=1e-4)  # of the three that anything covers
     assert terms["_accuracy"].item() == pytest.approx(2 / 3) and terms["_alpha"].item() == pytest.approx(2.404 / 4)
+
+
+def skyline_data() -> SmallData:
+    """Far labels below the horizon in all columns but those of the middle, where a tower reaches 15 degrees up."""
+    data = SmallData()
+    rng = np.random.default_rng(1)
+    for i in range(3):
+        u, v = rng.uniform(0, 96, 300), rng.uniform(24, 26, 300)
+        u[:60], v[:60] = 48, np.linspace(8, 24, 60)
+        with_labels(data, i, uv=np.stack((u, v), 1).astype(np.float32), depth_m=np.full(300, 40.0, np.float32))
+    return data
+
+
+def test_the_sky_term_is_that_of_the_pixels_above_the_skyline_and_empties_them():
+    head, weights = HeadConfig(opacity_bias=0.0), LossConfig(ray=0.0, semantic=0.0, depth=0.0, depth_net=0.0, sky=2.0)
+    compute, terms = terms_of(
+        skyline_data(), head=head, loss=weights, render_outside=True, compensation="none", pixels=1000
+    )
+    assert terms["_sky_pixels"] > 100
+    torch.manual_seed(4)
+    view = draw_view(compute.frames.labels(0), compute.config, torch.eye(4), sky=True)
+    P = 0.1 * torch.randn(6, *GRID.shape)
+    seen = compute._see(P, view, None)
+    alpha = seen.rendered.alpha[len(view.index) :]
+    expected = -2.0 * torch.log(1 - 0.999 * alpha).mean()
+    assert compute._rendered("", seen, view, None)["sky"].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert (view.sky.uv[:, 1] < 24).all() and len(view.pixels) == len(view.index) + len(view.sky)
+    optimizer = torch.optim.Adam(compute.model.head.parameters(), lr=0.02)
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = compute._rendered("", compute._see(P, view, None), view, None)["sky"]
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.3 * expected.item()
+
+
+@pytest.mark.parametrize("signs", [(-1.0, 1.0), (1.0, -1.0), (-1.0, -1.0)])
+def test_3d_labels_are_mirrored_with_the_volume(signs):
+    class Pointwise(torch.nn.Module):
+        """An encoder that commutes with reflections."""
+
+        def __init__(self, inputs):
+            super().__init__()
+            self.mix = torch.randn(6, inputs)
+
+        def forward(self, lifted):
+            size = (GRID.shape[0], GRID.shape[1], GRID.shape[2])
+            return torch.einsum("fc,bcxyz->bfxyz", self.mix, torch.nn.functional.interpolate(lifted, size))
+
+    class WithTruth(SmallData):
+        def ground_truth(self, i):
+            rng = np.random.default_rng(i)
+            semantics = rng.integers(0, 18, GRID.shape).astype(np.uint8)
+            return Occ3DLabels(semantics, semantics * 0, (rng.uniform(size=GRID.shape) < 0.5).astype(np.uint8), GRID)
+
+    config = small_training(loss=LossConfig(ray=0.0, semantic=0.0, depth=0.0, voxel=1.5), voxels=0)
+    compute = objective(config, WithTruth())
+    lifted = []
+    compute.model.encoder.register_forward_pre_hook(lambda module, inputs: lifted.append(inputs[0]))
+    compute(0)
+    compute.model.encoder = Pointwise(lifted[0].shape[1])
+    compute.model.eval()  # batch statistics must not drift between the two
+
+    def voxel(mirror):
+        compute._mirror = lambda: mirror
+        return compute(0)["voxel"].item()
+
+    plain = voxel(torch.eye(4))
+    assert voxel(torch.diag(torch.tensor([*signs, 1.0, 1.0]))) == pytest.approx(plain, rel=1e-4)
+    compute.config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, voxel=3.0))
+    assert voxel(torch.eye(4)) == pytest.approx(2 * plain, rel=1e-4)
