@@ -1,6 +1,7 @@
 """``Predictor``: a ``Frame`` in, an ``OccupancyGrid`` out."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from gsrender_core.data.frame import Frame
 from gsrender_core.geometry import transform
 from gsrender_core.model.fold import fold_batch_norms
 from gsrender_core.model.gsrender import CameraInput, GSRender
+from gsrender_core.model.observation import PastMaps
 from gsrender_core.runtime import keep_freed_memory
 from gsrender_core.voxel_grid import OccupancyGrid, VoxelGrid
 
@@ -77,6 +79,7 @@ class Predictor:
             keep_freed_memory()
         self.model = fold_batch_norms(model).to(self.device)
         self.info = info or {}
+        self._kept: list[tuple[Frame, list[torch.Tensor]]] = []
 
     @classmethod
     def load(cls, checkpoint: str | Path, device: str = "auto", precision: str = "auto") -> "Predictor":
@@ -100,20 +103,51 @@ class Predictor:
     def tau(self) -> float:
         return self.model.config.tau
 
+    @property
+    def frames_before(self) -> int:
+        """How many previous frames the network looks at (``view.history``, ``view.stereo``); 0 for most."""
+        return self.model.config.view.frames_before
+
     @torch.inference_mode()
-    def features(self, frame: Frame) -> torch.Tensor:
+    def features(self, frame: Frame, previous: Sequence[Frame] = ()) -> torch.Tensor:
         """Voxel features P [F, X, Y, Z] of a frame.
 
+        Args:
+            frame: the current one.
+            previous: the frames before it, newest first; what lies beyond ``frames_before`` is not looked at. None
+                given is what the network learnt at the start of a scene: it then does without.
+
         Raises:
-            ValueError: the frame's images are not of the network's size.
+            ValueError: images not of the network's size, or previous frames of other cameras.
         """
-        if frame.image_size != self.image_size:
-            raise ValueError(
-                f"frame {frame.token or frame.stamp_ns} has {frame.image_size[0]}x{frame.image_size[1]} images, "
-                f"the network takes {self.image_size[0]}x{self.image_size[1]}; read it with that image_size"
-            )
+        previous = tuple(previous)[: self.frames_before]
+        for each in (frame, *previous):
+            if each.image_size != self.image_size:
+                raise ValueError(
+                    f"frame {each.token or each.stamp_ns} has {each.image_size[0]}x{each.image_size[1]} images, "
+                    f"the network takes {self.image_size[0]}x{self.image_size[1]}; read it with that image_size"
+                )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
-            return self.model(CameraInput.from_frames([frame], self.device))[0].float()
+            cameras = CameraInput.from_frames([frame], self.device, [previous])
+            if self.frames_before == 0:
+                return self.model(cameras)[0].float()
+            self._kept = [kept for kept in self._kept if any(kept[0] is each for each in (frame, *previous))]
+            maps = self._maps(frame, cameras.images)
+            past = [
+                PastMaps(self._maps(each, before.images), before.Ks, before.T_ego_cam, T_next_this)
+                for each, (T_next_this, before) in zip(previous, cameras.chain(), strict=True)
+            ]
+            lifted, _ = self.model.lift(maps, cameras.Ks, cameras.T_ego_cam, self.model.recall(past))
+            return self.model.encoder(lifted)[0].float()
+
+    def _maps(self, frame: Frame, images: torch.Tensor) -> list[torch.Tensor]:
+        """Backbone maps, the network's most expensive part: once a frame, also where it is the previous one later."""
+        for kept, maps in self._kept:
+            if kept is frame:
+                return maps
+        maps = self.model.image_features(images)
+        self._kept.append((frame, maps))
+        return maps
 
     def warm_up(self, cameras: int) -> None:
         """Predict once from black images of so many cameras: kernels and memory are then ready for the first frame."""
@@ -122,12 +156,13 @@ class Predictor:
         looking = [transform(_looking(2 * np.pi * c / cameras), (0, 0, 1.5)) for c in range(cameras)]
         images = np.zeros((cameras, 3, height, width), np.uint8)
         names = tuple(f"camera {c}" for c in range(cameras))
-        self(Frame(images, np.stack([K] * cameras), np.stack(looking), np.eye(4), 0, names))
+        frame = Frame(images, np.stack([K] * cameras), np.stack(looking), np.eye(4), 0, names)
+        self(frame, previous=[frame] * self.frames_before)
 
     @torch.inference_mode()
-    def __call__(self, frame: Frame, tau: float | None = None) -> OccupancyGrid:
-        """Predict the occupancy of a frame; any number of cameras."""
-        labels, confidence = self.model.occupancy(self.features(frame), tau)
+    def __call__(self, frame: Frame, tau: float | None = None, previous: Sequence[Frame] = ()) -> OccupancyGrid:
+        """Predict the occupancy of a frame; any number of cameras; ``previous`` as ``features``."""
+        labels, confidence = self.model.occupancy(self.features(frame, previous), tau)
         return OccupancyGrid(
             labels.cpu().numpy(), confidence.cpu().numpy().astype(np.float32), self.grid, frame.stamp_ns
         )

@@ -92,3 +92,15 @@ class Frame:
     def image_size(self) -> tuple[int, int]:
         """Width and height in pixels."""
         return self.images.shape[3], self.images.shape[2]
+
+
+def previous_frames(dataset, i: int, count: int) -> list[Frame]:
+    """The ``count`` frames before frame i, newest first, without labels; fewer at the start of a scene, never made up.
+
+    ``dataset`` needs ``frame(i, labels)`` and ``adjacent(i, k)``, as ``data.nuscenes.NuScenes``.
+    """
+    frames: list[Frame] = []
+    while len(frames) < count and (before := dataset.adjacent(i, -1)) is not None:
+        frames.append(dataset.frame(before, labels=False))
+        i = before
+    return frames
