@@ -112,7 +112,9 @@ class Axes:
         low, high = self.y_range
         y = np.clip(np.asarray(y, dtype=np.float64), low, high)
         across = (np.asarray(x, dtype=np.float64) - self.x_range[0]) / (self.x_range[1] - self.x_range[0])
-        up = np.log(y / low) / math.log(high / low) if self.log_y else (y - low) / (high - low)
+        if self.log_y:
+            y, low, high = np.log(y), math.log(low), math.log(high)
+        up = (y - low) / (high - low)
         return np.stack([left + across * (right - left), bottom - up * (bottom - top)], axis=1)
 
     def line(self, x: np.ndarray, y: np.ndarray, color, width: int = 2, dash: int = 0) -> None:

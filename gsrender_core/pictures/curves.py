@@ -66,12 +66,14 @@ PANELS = (
     ),
     Panel(
         "Relative depth error at labels",
-        (("depth_error", "training"), ("watch.depth_error", "held out"), ("adj_depth_error", "adjacent")),
+        (("depth_error", "training"), ("watch.depth_error", "held out"), ("adj_depth_error", "adjacent"),
+         ("held_out.median_abs_rel", "held-out points")),
         "median of |d - t| / t",
     ),
     Panel(
         "Class accuracy at labels",
-        (("accuracy", "training"), ("watch.accuracy", "held out"), ("adj_accuracy", "adjacent")),
+        (("accuracy", "training"), ("watch.accuracy", "held out"), ("adj_accuracy", "adjacent"),
+         ("held_out.accuracy", "held-out points")),
         "share",
     ),
     Panel(

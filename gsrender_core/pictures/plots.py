@@ -100,10 +100,10 @@ def line_chart(series: Sequence[Series], diagram: Diagram) -> np.ndarray:
     ys = [np.asarray(s.y, dtype=np.float64) for s in series]
     if diagram.log_y:
         ys = [np.where(y > 0, y, np.nan) for y in ys]
-    reach = [y + sign * np.nan_to_num(np.asarray(s.spread, dtype=np.float64)) for s, y in zip(series, ys, strict=True)
-             if s.spread is not None for sign in (-1, 1)]  # fmt: skip
-    y_range = diagram.y_range or value_range([*ys, *reach, *([np.zeros(1)] if _any_steps(series) else [])],
-                                             diagram.log_y)  # fmt: skip
+    reach = [y + sign * _known(s.spread) for s, y in zip(series, ys, strict=True) if s.spread is not None
+             for sign in (-1, 1)]  # fmt: skip
+    zero = [np.zeros(1)] if any(s.steps for s in series) else []
+    y_range = diagram.y_range or value_range([*ys, *reach, *zero], diagram.log_y)
     x_range = diagram.x_range or _x_range(series)
     axes = Axes(image, (64, top + 6, width - 22, height - 46), x_range, y_range, diagram.log_y)
     axes.draw_ticks(diagram.x_label)
@@ -118,8 +118,10 @@ def line_chart(series: Sequence[Series], diagram: Diagram) -> np.ndarray:
     return image
 
 
-def _any_steps(series: Sequence[Series]) -> bool:
-    return any(s.steps for s in series)
+def _known(spread: np.ndarray) -> np.ndarray:
+    """Half widths of a band, 0 where they are not finite."""
+    spread = np.asarray(spread, dtype=np.float64)
+    return np.where(np.isfinite(spread), spread, 0.0)
 
 
 def _x_range(series: Sequence[Series]) -> tuple[float, float]:
@@ -137,8 +139,7 @@ def _draw_series(axes: Axes, one: Series, y: np.ndarray, color) -> None:
         x, y = np.repeat(x, 2)[1:-1], np.repeat(y, 2)
         axes.area(x, np.full_like(y, axes.y_range[0]), y, color, 0.15)
     if one.spread is not None:
-        spread = np.nan_to_num(np.asarray(one.spread, dtype=np.float64))
-        axes.area(x, y - spread, y + spread, color)
+        axes.area(x, y - _known(one.spread), y + _known(one.spread), color)
     if one.faint:
         color = tuple(int(0.3 * c + 0.7 * p) for c, p in zip(color, PAPER, strict=True))
     axes.line(x, y, color, 1 if one.faint or one.steps else 2, one.dash)
@@ -178,8 +179,9 @@ def bar_chart(
     image = np.full((height, width, 3), PAPER, dtype=np.uint8)
     write(image, shorten(title, width - 20, _TITLE), (12, 24), _TITLE)
     left = min(340, 24 + max([text_width(name) for name in rows], default=0))
-    ends = np.concatenate([values, values + np.nan_to_num(errors), values - np.nan_to_num(errors), [0.0]])
-    low, high = float(np.nanmin(ends)), float(np.nanmax(ends))
+    ends = np.concatenate([values, values + _known(errors), values - _known(errors), [0.0]])
+    ends = ends[np.isfinite(ends)]
+    low, high = float(ends.min()), float(ends.max())
     high = high if high > low else low + 1.0
     right, bottom = width - 150, height - 48  # room for the written value
 
