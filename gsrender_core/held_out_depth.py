@@ -17,6 +17,7 @@ import torch
 from gsrender_core.classes import NUM_CLASSES
 from gsrender_core.config import TrainConfig
 from gsrender_core.data.frame import Frame, PixelLabels, previous_frames
+from gsrender_core.data.lidar_labels import label_points
 from gsrender_core.data.occ3d_labels import read_npz_arrays
 from gsrender_core.marching import march_view
 from gsrender_core.metrics.miou import without_nan
@@ -145,16 +146,22 @@ class HeldOutDepth:
         The depth is the alpha-blended one that training supervises: where nothing is rendered it is 0 and the error 1.
 
         Returns:
-            keys of ``depth_errors``; ``accuracy`` of the rendered class where a point has one, NaN where none has;
-            ``covered``: share of points with alpha above one half; ``points``.
+            keys of ``depth_errors``; the same with the suffix ``_inside`` over the points in the volume alone, beyond
+            which nothing can be rendered; ``accuracy`` of the rendered class where a point has one, NaN where none
+            has; ``covered``: share of points with alpha above one half; ``inside``: share in the volume; ``points``.
+
+        Raises:
+            ValueError: no held-out point in any image.
         """
-        depth, target, right, covered = [], [], [], []
+        depth, target, right, covered, inside = [], [], [], [], []
         for i in self.frames:
             labels = self.dataset.held_out_labels(i)
             if len(labels) == 0:
                 continue
-            P = voxel_features(model, self.dataset, i)
-            rendered = render_labels(model, self.config, P, self.dataset.frame(i, labels=False), labels)
+            P, frame = voxel_features(model, self.dataset, i), self.dataset.frame(i, labels=False)
+            rendered = render_labels(model, self.config, P, frame, labels)
+            points = label_points(labels, frame.Ks, frame.T_ego_cam)
+            inside.append(self.config.model.grid.index_of(points)[1])
             depth.append(rendered.depth.cpu().numpy())
             target.append(labels.depth_m)
             covered.append(rendered.alpha.cpu().numpy() > 0.5)
@@ -164,11 +171,15 @@ class HeldOutDepth:
             raise ValueError(
                 f"none of {len(self.frames)} frames has a held-out LiDAR point in an image; raise hold_out_labels"
             )
-        right, target = np.concatenate(right), np.concatenate(target)
+        right, target, depth = np.concatenate(right), np.concatenate(target), np.concatenate(depth)
+        inside = np.concatenate(inside)
+        within = depth_errors(depth[inside], target[inside]) if inside.any() else {}
         return {
-            **depth_errors(np.concatenate(depth), target),
+            **depth_errors(depth, target),
+            **{f"{name}_inside": value for name, value in within.items()},
             "accuracy": float(right.mean()) if len(right) else float("nan"),
             "covered": float(np.concatenate(covered).mean()),
+            "inside": float(inside.mean()),
             "points": len(target),
         }
 

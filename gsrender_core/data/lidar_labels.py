@@ -103,6 +103,18 @@ def project_lidar(
     return PixelLabels(np.concatenate(cameras), np.concatenate(pixels), np.concatenate(depths), np.concatenate(classes))
 
 
+def label_points(labels: PixelLabels, Ks: np.ndarray, T_ego_cam: np.ndarray) -> np.ndarray:
+    """Where M labels lie in the ego frame, float64 [M, 3] m: the inverse of ``project_lidar``.
+
+    Args:
+        labels: of cameras with intrinsics Ks [C, 3, 3] px and poses T_ego_cam [C, 4, 4] m.
+    """
+    pixels = np.concatenate([labels.uv, np.ones((len(labels), 1))], axis=1)
+    at_camera = np.einsum("mij,mj->mi", np.linalg.inv(Ks)[labels.camera], pixels) * labels.depth_m[:, None]
+    T = T_ego_cam[labels.camera]
+    return np.einsum("mij,mj->mi", T[:, :3, :3], at_camera) + T[:, :3, 3]
+
+
 def drop_occluded(
     labels: PixelLabels, image_size: tuple[int, int], reach_px: float | None = None, margin: float = 0.1
 ) -> PixelLabels:
