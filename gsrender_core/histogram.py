@@ -51,9 +51,10 @@ class Histogram:
         if not self.count:
             return math.nan
         below = np.concatenate([[0], np.cumsum(self.counts)])
-        n = int(np.clip(np.searchsorted(below, q * self.count, side="left") - 1, 0, len(self.counts) - 1))
-        inside = (q * self.count - below[n]) / max(1, self.counts[n])
-        return float(self.low + (n + min(max(inside, 0.0), 1.0)) * (self.high - self.low) / len(self.counts))
+        wanted = min(max(q * self.count, 1e-9), self.count)  # above 0: the lowest value is in the first filled bin
+        n = int(np.searchsorted(below, wanted, side="left")) - 1
+        inside = (wanted - below[n]) / self.counts[n]
+        return float(self.low + (n + inside) * (self.high - self.low) / len(self.counts))
 
     def share_beyond(self, limit: float) -> float:
         """Share of the values whose magnitude exceeds ``limit``, exact to a bin; NaN of nothing."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gsrender_core.data.frame import Frame
+from gsrender_core.data.frame import Frame, previous_frames
 from gsrender_core.geometry import apply
 from gsrender_core.histogram import Histogram
 from gsrender_core.metrics.miou import without_nan
@@ -23,14 +23,15 @@ logger = logging.getLogger(__name__)
 AXES = ("x", "y", "z")
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _ROWS = 1 << 14  # voxels a chunk of the head
-_BINS = 4000
+_BINS = 20_000  # so many that diagrams with bins of another width show no beat
 
 
 @torch.inference_mode()
 def voxel_features(model: GSRender, dataset, i: int) -> torch.Tensor:
     """Voxel features P float32 [F, X, Y, Z] of frame ``i`` of a data set, read at the network's image size."""
-    frame = dataset.frame(i, labels=False)
-    return model(CameraInput.from_frames([frame], model.centers.device))[0].float()
+    previous = previous_frames(dataset, i, model.config.view.frames_before)
+    cameras = CameraInput.from_frames([dataset.frame(i, labels=False)], model.centers.device, [previous])
+    return model(cameras)[0].float()
 
 
 @torch.inference_mode()
