@@ -1,0 +1,63 @@
+"""Pictures of a study: bars with their spread over seeds, and the variants' predictions beside the truth."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gsrender_core.classes import FREE
+from gsrender_core.data.nuscenes import NuScenes
+from gsrender_core.data.occ3d_labels import on_grid
+from gsrender_core.metrics.duplicates import VEHICLE_IDS
+from gsrender_core.pictures.comparison import comparison_picture
+from gsrender_core.pictures.plots import bar_chart, sheet
+from gsrender_core.predictor import Predictor
+
+COLUMNS = 4  # predictions beside the truth; more are too small to see anything
+
+
+def write_bars(name: str, table: dict, path: Path) -> None:
+    """Draw RayIoU, mIoU and duplicates of every variant, mean and standard deviation over seeds."""
+    labels = [f"{row['variant']} ({len(row['per_seed'])})" for row in table["rows"]]
+    panels = []
+    for key, title, factor, unit in (
+        ("rayiou", "RayIoU", 100, "%"),
+        ("miou", "mIoU", 100, "%"),
+        ("rayiou_equal", "RayIoU at the truth's occupancy", 100, "%"),
+        ("extra_equal", "extra runs a ray at the truth's occupancy", 1, ""),
+    ):
+        spread = [row["spread"][key] for row in table["rows"]]
+        means, deviations = [factor * s["mean"] for s in spread], [factor * s["sd"] for s in spread]
+        panels.append(bar_chart(labels, means, deviations, title, unit))
+    size = np.max([panel.shape[:2] for panel in panels], axis=0)
+    panels = [
+        cv2.copyMakeBorder(p, 0, size[0] - p.shape[0], 0, size[1] - p.shape[1], cv2.BORDER_CONSTANT, value=(255,) * 3)
+        for p in panels
+    ]
+    cv2.imwrite(str(path), sheet(panels, 2, f"{name}: {table['question']} (seeds in brackets)"))
+
+
+def frame_with_most_vehicles(data: NuScenes, indices, grid) -> int:
+    """The scored frame whose truth has the most visible vehicle voxels: where duplicates show."""
+
+    def vehicles(i: int) -> int:
+        truth = data.ground_truth(i)
+        if truth is None:
+            return -1
+        truth = on_grid(truth, grid)
+        return int((np.isin(truth.semantics, VEHICLE_IDS) & (truth.mask_camera > 0)).sum())
+
+    return max(indices, key=vehicles)
+
+
+def write_comparison(checkpoints: dict[str, Path], data: NuScenes, index: int, path: Path, device: str) -> None:
+    """Draw what checkpoints of several variants predict for one frame beside its truth, each at its own tau."""
+    frame, truth = data.frame(index, labels=False), data.ground_truth(index)
+    predictions, grid = {}, None
+    for name, checkpoint in list(checkpoints.items())[:COLUMNS]:
+        predictor = Predictor.load(checkpoint, device, "float32")
+        grid = predictor.grid
+        semantics = predictor(frame).semantics
+        predictions[f"{name} ({int((semantics != FREE).sum())} voxels)"] = semantics
+    if grid is not None and truth is not None:
+        cv2.imwrite(str(path), comparison_picture(frame, truth, predictions, grid))

@@ -1,0 +1,161 @@
+"""Tables of a study from its runs' scores: mean and spread over seeds, differences paired by seed."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gsrender_core.config import TrainConfig
+from gsrender_core.metrics.miou import without_nan
+from gsrender_core.studies import Run, Study, plan
+
+SCORES_VERSION = 1  # raise it when scores change their meaning: old ones are then computed again
+# Columns of the table: key of ``summary``, heading, factor, decimals.
+COLUMNS = (
+    ("rayiou", "RayIoU", 100, 1),
+    ("miou", "mIoU", 100, 1),
+    ("rayiou_equal", "RayIoU at the truth's occupancy", 100, 1),
+    ("extra_equal", "extra runs a ray there", 1, 3),
+    ("extra", "extra runs a ray at tau", 1, 3),
+    ("rayiou_splat", "RayIoU, splat read-out", 100, 1),
+    ("constant", "RayIoU, constant image", 100, 1),
+    ("tau", "tau", 1, 2),
+    ("seconds_per_step", "s/step", 1, 2),
+)
+DIFFERENCES = ("rayiou", "rayiou_equal", "extra_equal")
+
+
+def scores_of(folder: Path) -> dict | None:
+    """A finished run's scores; None where there are none, or old ones."""
+    path = folder / "scores.json"
+    if not path.is_file():
+        return None
+    scores = json.loads(path.read_text(encoding="utf-8"))
+    return scores if scores.get("version") == SCORES_VERSION else None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation of ``n`` values; unknown ones (None, NaN) are left out."""
+
+    mean: float
+    sd: float
+    n: int
+
+    @classmethod
+    def of(cls, values: list[float | None]) -> "Spread":
+        """Statistics of the known values; the deviation of fewer than two is NaN."""
+        known = np.array([v for v in values if v is not None and not math.isnan(v)], dtype=np.float64)
+        mean = float(known.mean()) if len(known) else math.nan
+        return cls(mean, float(known.std(ddof=1)) if len(known) > 1 else math.nan, len(known))
+
+    def text(self, factor: float, decimals: int, signed: bool = False) -> str:
+        """``mean ± sd`` in the table's unit; ``-`` where nothing is known."""
+        if self.n == 0:
+            return "-"
+        text = f"{factor * self.mean:{'+' if signed else ''}.{decimals}f}"
+        return text if math.isnan(self.sd) else f"{text} ± {factor * self.sd:.{decimals}f}"
+
+
+def at_occupancy(curve: dict[str, dict], occupied: float, key: str) -> float:
+    """A figure where the tau curve predicts ``occupied`` voxels, linear between neighbouring thresholds; else NaN.
+
+    Args:
+        curve: figures by tau; each has ``occupied``, the mean number of occupied voxels predicted.
+        occupied: the number asked for.
+        key: the figure.
+    """
+    points = sorted((row["occupied"], row[key]) for row in curve.values() if row[key] is not None)
+    for (low, at_low), (high, at_high) in zip(points, points[1:], strict=False):
+        if low <= occupied <= high:
+            share = (occupied - low) / (high - low) if high > low else 0.0
+            return at_low + share * (at_high - at_low)
+    return math.nan
+
+
+def summary(scores: dict) -> dict[str, float]:
+    """The table's figures of one run, from its ``scores.json``."""
+    tau, voxel = str(scores["tau"]), scores["voxel"]
+    at_tau, truth = voxel[tau], scores["truth"]
+    best_splat = max((row["rayiou"] or 0.0 for row in (scores.get("splat") or {}).values()), default=math.nan)
+    info = scores["info"]
+    return {
+        "rayiou": at_tau["rayiou"],
+        "miou": at_tau["miou"],
+        "rayiou_equal": at_occupancy(voxel, truth["occupied"], "rayiou"),
+        "extra_equal": at_occupancy(voxel, truth["occupied"], "extra_runs"),
+        "extra": at_tau["extra_runs"],
+        "rayiou_splat": best_splat,
+        "constant": scores["constant"]["rayiou"],
+        "tau": scores["tau"],
+        "seconds_per_step": info["seconds"] / info["steps"],
+    }
+
+
+def tabulate(study: Study, base: TrainConfig, seeds: int, out: Path) -> dict:
+    """Everything known of a study so far, nested plain values ready for JSON.
+
+    Keys: ``question``, ``source``, ``seeds``, ``steps``, and ``rows``: of each variant its name, note,
+    changes, folders, per-seed figures, their mean and spread, and the differences to the first
+    variant paired by seed.
+    """
+    rows, first = [], None
+    for variant in study.variants:
+        runs = [run for run in plan(study, base, seeds) if run.variant == variant.name]
+        figures = {}
+        for run in runs:
+            scores = scores_of(run.folder(out / "runs"))
+            if scores is not None:
+                figures[run.config.seed] = summary(scores)
+        first = figures if first is None else first
+        shared = sorted(set(first) & set(figures))
+        differences = {key: Spread.of([_minus(figures[s][key], first[s][key]) for s in shared]) for key in DIFFERENCES}
+        rows.append(
+            {
+                "variant": variant.name,
+                "note": variant.note,
+                "changes": variant.changes,
+                "steps": runs[0].config.steps,
+                "runs": [_relative(run, out) for run in runs],
+                "per_seed": {str(seed): values for seed, values in figures.items()},
+                "spread": {key: vars(Spread.of([values[key] for values in figures.values()])) for key, *_ in COLUMNS},
+                "difference": {key: vars(spread) for key, spread in differences.items()},
+            }
+        )
+    return {"question": study.question, "source": study.source, "seeds": seeds, "rows": rows}
+
+
+def _minus(a: float | None, b: float | None) -> float:
+    return math.nan if a is None or b is None else a - b
+
+
+def _relative(run: Run, out: Path) -> str:
+    return run.folder(out / "runs").relative_to(out).as_posix()
+
+
+def markdown(name: str, table: dict) -> str:
+    """The table as Markdown: a row a variant, ``mean ± standard deviation over seeds``."""
+    heads = ["variant", "seeds", "steps", *(heading for _, heading, _, _ in COLUMNS), "ΔRayIoU", "Δextra runs"]
+    lines = [f"### {name}: {table['question']}", "", f"Source: {table['source']}.", ""]
+    lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for row in table["rows"]:
+        spread = {key: Spread(**value) for key, value in row["spread"].items()}
+        difference = {key: Spread(**value) for key, value in row["difference"].items()}
+        cells = [row["variant"], str(len(row["per_seed"])), str(row["steps"])]
+        cells += [spread[key].text(factor, decimals) for key, _, factor, decimals in COLUMNS]
+        same = row is table["rows"][0]
+        cells += ["" if same else difference["rayiou"].text(100, 1, True)]
+        cells += ["" if same else difference["extra_equal"].text(1, 3, True)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write_table(name: str, table: dict, out: Path) -> Path:
+    """Write ``<name>.json`` and ``<name>.md`` into ``out``; returns the latter."""
+    text = json.dumps(without_nan(json.loads(json.dumps(table))), indent=1, allow_nan=False)
+    (out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    path = out / f"{name}.md"
+    path.write_text(markdown(name, table), encoding="utf-8")
+    return path
