@@ -26,6 +26,8 @@ class NerfHead(nn.Module):
             # The inverse of softplus: the start is opacity_bias, 0.1 as the Gaussians' (RenderOcc's start is 2e-6).
             start = torch.tensor(config.opacity_bias - DENSITY_SHIFT, dtype=torch.float64)
             self.density[-1].bias.fill_(start + torch.log(-torch.expm1(-start)))
+            # Softplus units are about ln 2 at first; weights of mean 0 keep that out of the opacity.
+            self.density[-1].weight.sub_(self.density[-1].weight.mean())
             self.semantic[-1].bias.zero_()
 
     def forward(self, features: torch.Tensor, centers: torch.Tensor):

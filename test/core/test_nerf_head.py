@@ -49,6 +49,10 @@ def test_the_head_is_renderoccs_activation_at_the_gaussians_start():
     density = torch.nn.functional.softplus(head.density(features)[:, 0])  # what RenderOcc calls density: >= 0
     voxel_of_density = torch.nn.functional.softplus(density.double() + DENSITY_SHIFT)  # its activation
     torch.testing.assert_close(torch.sigmoid(opacity.double()), 1 - torch.exp(-voxel_of_density), rtol=1e-4, atol=1e-9)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        fresh = NerfHead(HeadConfig(kind="nerf", hidden=32), 6, 17)
+        assert 0.07 < torch.sigmoid(fresh.opacity(0.3 * torch.randn(500, 6))).median() < 0.14
     with torch.no_grad():
         head.density[-1].weight.zero_()
         assert head.opacity_and_logits(features)[0].tolist() == pytest.approx([-2.2] * 50, abs=1e-4)
