@@ -175,8 +175,10 @@ def _curves(args) -> None:
     from gsrender_core.pictures.curves import curves_picture, read_log, run_names
     from gsrender_core.predict_folder import write_png
 
-    runs = {name: read_log(path) for name, path in run_names([Path(run) for run in args.runs]).items()}
     target = Path(args.out)
+    if target.suffix.lower() != ".png":
+        raise ValueError(f"--out {target}: the picture is a PNG; let the name end in .png")
+    runs = {name: read_log(path) for name, path in run_names([Path(run) for run in args.runs]).items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     write_png(target, curves_picture(runs)[:, :, ::-1])
     logger.info("%s: %s", target, ", ".join(f"{name} ({len(rows)} rows)" for name, rows in runs.items()))
@@ -280,6 +282,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
+    logging.getLogger("numba").setLevel(logging.WARNING)  # its compiler says at DEBUG whatever it does
     try:
         args.run(args)
     except KeyboardInterrupt:
