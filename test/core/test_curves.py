@@ -112,3 +112,4 @@ def test_the_command_draws_a_file(tmp_path, capsys):
     assert main(["curves", *runs, "--out", str(tmp_path / "sub" / "both.png")]) == 0
     assert (tmp_path / "sub" / "both.png").stat().st_size > 10_000
     assert main(["curves", str(tmp_path / "missing"), "--out", str(tmp_path / "x.png")]) == 1
+    assert main(["curves", *runs, "--out", str(tmp_path / "x.jpg")]) == 1 and not (tmp_path / "x.jpg").exists()

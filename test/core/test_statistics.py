@@ -8,7 +8,9 @@ import pytest
 import torch
 from small import GRID, SmallData, camera_pose, small_model
 
+from gsrender_core.checkpoint import save_checkpoint
 from gsrender_core.classes import CLASS_COLORS, FREE
+from gsrender_core.cli import main
 from gsrender_core.config import HeadConfig
 from gsrender_core.data.frame import Frame, PixelLabels
 from gsrender_core.data.occ3d_labels import Occ3DLabels
@@ -196,3 +198,15 @@ def test_pictures_of_nothing_are_drawn():
     assert offsets_picture({}).ndim == 3
     assert offsets_picture({"occupied": [empty] * 3}).ndim == 3
     assert scales_picture({}, Histogram(0.0, 1.0, 100), 0.1).ndim == 3
+
+
+def test_the_command_prints_and_writes(tmp_path, monkeypatch, capsys):
+    save_checkpoint(tmp_path / "m.safetensors", trained_looking(), {})
+    monkeypatch.setattr("gsrender_core.cli._dataset", lambda *arguments: SmallData())
+    command = ["statistics", str(tmp_path / "m.safetensors"), "--data", "x", "--out", str(tmp_path / "out")]
+    json_file = tmp_path / "other" / "s.json"
+    assert main([*command, "--limit", "1", "--tau", "0.5", "--json", str(json_file), "--device", "cpu"]) == 0
+    stored = json.loads(json_file.read_text())
+    assert stored["frames"] == 1 and stored["tau"] == 0.5 and stored["checkpoint"].endswith("m.safetensors")
+    assert "occupied z" in capsys.readouterr().out and (tmp_path / "out" / "offsets.png").exists()
+    assert main([*command, "--limit", "0"]) == 1
