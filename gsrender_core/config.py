@@ -259,6 +259,8 @@ class TrainConfig:
             raise ValueError(f"adjacent_per_step {self.adjacent_per_step}, voxels {self.voxels}: must be 0 (all) or more")
         if not 0 <= self.prune_opacity < 1 or not 0 <= self.prune_keep <= 1:
             raise ValueError(f"prune_opacity {self.prune_opacity}, prune_keep {self.prune_keep}: must lie in 0 .. 1")
+        if self.prune_opacity > 0 and self.model.head.kind != "gaussian":
+            raise ValueError(f"prune_opacity prunes Gaussians, which head.kind {self.model.head.kind!r} has not; set 0")
         if self.augment.active and self.model.backbone.frozen:
             raise ValueError(
                 "augment: a frozen backbone's features are computed once a frame and cached, so its images cannot "

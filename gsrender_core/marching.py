@@ -55,7 +55,7 @@ def march_view(
     rows, inside = features(voxels)
     field = VoxelField(*model.head.opacity_and_logits(rows), voxels, grid).without(inside)
     seen = Seen(render_rays(field, rays))
-    if T_curr_view is None:
+    if T_curr_view is None and len(field) > 0:
         with torch.no_grad():
             seen.log = {
                 "opacity_over_half": (field.opacity_logits > 0).float().mean(),

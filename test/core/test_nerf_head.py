@@ -62,6 +62,8 @@ def test_the_head_is_renderoccs_activation_at_the_gaussians_start():
         head(features, torch.zeros(50, 3))
     with pytest.raises(ValueError, match="none of gaussian, nerf"):
         HeadConfig(kind="mlp")
+    with pytest.raises(ValueError, match="prune_opacity prunes Gaussians"):
+        nerf_training(prune_opacity=0.01)
 
 
 def test_occupancy_is_eq_7_of_the_voxels_opacity():
@@ -115,6 +117,20 @@ def test_both_levels_see_the_same_where_the_volumes_voxels_coincide():
     assert one.alpha.mean() > 0.1 and (one.alpha - unmoved.alpha).abs().max() > 0.1
     for name in ("logits", "depth", "alpha"):
         torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("compensation", ["features", "logits"])
+def test_a_view_without_pixels_shows_nothing_and_teaches_nothing(compensation):
+    compute = objective(nerf_training(compensation=compensation))
+    P = torch.randn(6, *GRID.shape, requires_grad=True)
+    view = draw_view(compute.frames.labels(0), compute.config, torch.eye(4))
+    view = dataclasses.replace(view, index=view.index[:0])
+    for T in (None, torch.eye(4)):
+        seen = march_view(compute.model, compute.config, P, view, T)
+        assert seen.rendered.logits.shape == (0, 17) and seen.log == {}
+        terms = compute._rendered("", seen, view, None)
+        (terms["semantic"] + terms["depth"]).backward()
+        assert P.grad.abs().max() == 0
 
 
 def test_mirroring_volume_and_cameras_together_changes_no_value():
