@@ -20,6 +20,7 @@ from gsrender_core.marching import march_view
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.render import Cameras
 from gsrender_core.render.volume_renderer import VolumeSettings, cast_into_grid
+from gsrender_core.runtime import keep_freed_memory
 from gsrender_core.splatting import splat_view, visible_voxels
 from gsrender_core.training_frames import FrameLabels
 from gsrender_core.views import View
@@ -59,9 +60,10 @@ def bench_heads(quick: bool = False) -> dict:
         quick: the smallest grid only, fewer repetitions and variants.
 
     Returns:
-        ``seed``, ``threads``, ``device`` and ``rows``: ``case``, ``ms``, ``best_ms`` (of the fastest repetition, which
-        a busy machine disturbs least), ``memory_mb`` (None where the system does not tell), ``gaussians`` rendered or
-        ``samples`` a ray, ``to_gaussian`` (``best_ms`` over that of the Gaussian head in the same scene).
+        ``seed``, ``threads``, ``device`` and ``rows``: ``case``, ``ms``, ``best_ms`` (the fastest repetition),
+        ``cpu_ms`` (processor time of all threads, which other processes hardly change), ``gaussians`` rendered or
+        ``samples`` a ray, ``to_gaussian`` (``cpu_ms``, on CUDA ``ms``, over that of the Gaussian head in the same
+        scene), ``memory_mb`` (None where the system does not tell).
     """
     from gsrender_core.bench.__main__ import run_part
 
@@ -69,17 +71,16 @@ def bench_heads(quick: bool = False) -> dict:
     for case_number in range(1 if quick else len(CASES)):
         variants = _variants(CASES[case_number], quick)
         times = time_variants(CASES[case_number], variants, 3 if quick else 7)
-        best = {state: min(times[f"gaussian {state}"]["ms"]) for state in ("trained", "initial")}
+        cost = "ms" if _device().type == "cuda" else "cpu_ms"
         for name, (head, state) in variants.items():
             order = {"case_number": case_number, "head": dataclasses.asdict(head), "state": state}
             memory = run_part(("gsrender_core.bench.heads", "measure_memory"), order)
-            values = {**times[name], "ms": median(times[name]["ms"]), "best_ms": min(times[name]["ms"])}
             rows.append(
                 {
                     "case": f"{CASES[case_number].name}, {CASES[case_number].pixels} pixels, {name}",
-                    **values,
+                    **times[name],
+                    "to_gaussian": times[name][cost] / times[f"gaussian {state}"][cost],
                     "memory_mb": memory.get("memory_mb"),
-                    "to_gaussian": values["best_ms"] / best[state],
                 }
             )
     return {"seed": SEED, "threads": torch.get_num_threads(), "device": str(_device()), "rows": rows}
@@ -102,21 +103,23 @@ def _variants(case: HeadsCase, quick: bool) -> dict[str, tuple[HeadConfig, str]]
 
 
 def time_variants(case: HeadsCase, variants: dict[str, tuple[HeadConfig, str]], repetitions: int) -> dict[str, dict]:
-    """Milliseconds of every repetition, ``samples`` a ray and ``gaussians`` of each variant; the first is not counted.
-
-    The gradients of one variant are dropped before the next begins.
-    """
-    view = make_view(case, _device())
+    """``ms``, ``best_ms``, ``cpu_ms``, ``samples`` and ``gaussians`` of each variant; the first run is not counted."""
+    device = _device()
+    if device.type == "cpu":
+        keep_freed_memory()  # as training does
+    view = make_view(case, device)
     steps = {name: _Step(case, view, *variant) for name, variant in variants.items()}
-    results = {name: {"ms": []} for name in variants}
+    seconds = {name: [] for name in variants}
     for repetition in range(repetitions + 1):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             step()
             if repetition > 0:
-                results[name]["ms"].append(1e3 * (time.perf_counter() - start))
+                seconds[name].append((time.perf_counter() - start, time.process_time() - cpu_start))
+    results = {}
     for name, step in steps.items():
-        results[name] |= step.size()
+        wall, cpu = (sorted(1e3 * s for s in values) for values in zip(*seconds[name], strict=True))
+        results[name] = {"ms": median(wall), "best_ms": wall[0], "cpu_ms": median(cpu), **step.size()}
     return results
 
 

@@ -50,7 +50,7 @@ def test_heads_are_compared_on_the_same_scene_and_pixels():
     gaussian = HeadConfig(hidden=8)
     nerf = dataclasses.replace(gaussian, kind="nerf", nerf_step_m=0.1)
     results = heads.time_variants(case, {"g": (gaussian, "trained"), "n": (nerf, "trained")}, 2)
-    assert [len(r["ms"]) for r in results.values()] == [2, 2]
+    assert all(0 < r["best_ms"] <= r["ms"] and r["cpu_ms"] > 0 for r in results.values())
     assert 0 < results["g"]["gaussians"] <= 2048 and results["n"]["samples"] > 5
     view = heads.make_view(case, torch.device("cpu"))
     opacity = []
