@@ -234,7 +234,8 @@ class TrainConfig:
     validation_frames: int = 16
     watch_frames: int = 4  # of these: losses, offsets and constant images, also before the first step; see watch
     checkpoint_every: int = 500
-    cache_gb: float = 8.0  # memory for the features of a frozen backbone; beyond it they are computed again
+    cache_gb: float = 8.0  # memory for labels and the features of a frozen backbone; beyond it they are made again
+    workers: int = 0  # processes that read and decode frames ahead of the step; 0: frames are read when needed
     seed: int = 0
 
     def __post_init__(self):
@@ -249,14 +250,14 @@ class TrainConfig:
         for name in ("steps", "batch", "render_every", "validate_every", "checkpoint_every", "pixels", "rays"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} must be 1 or more")
-        if min(self.validation_scenes, self.warmup_steps) < 0 or self.learning_rate <= 0:
-            raise ValueError("validation_scenes and warmup_steps must be 0 or more, learning_rate positive")
+        if min(self.validation_scenes, self.warmup_steps, self.workers) < 0 or self.learning_rate <= 0:
+            raise ValueError("validation_scenes, warmup_steps and workers must be 0 or more, learning_rate positive")
         if self.watch_frames < 0:
             raise ValueError(f"watch_frames: {self.watch_frames} must be 0 (none) or more")
         if self.validation_scenes > 0 and self.validation_frames < 1:
             raise ValueError(f"validation_frames: {self.validation_frames} must be 1 or more, or validation_scenes 0")
         if min(self.adjacent_per_step, self.voxels) < 0:
-            raise ValueError(f"adjacent_per_step {self.adjacent_per_step}, voxels {self.voxels}: must be 0 (all) or more")
+            raise ValueError(f"adjacent_per_step {self.adjacent_per_step}, voxels {self.voxels}: must be 0 or more")
         if not 0 <= self.prune_opacity < 1 or not 0 <= self.prune_keep <= 1:
             raise ValueError(f"prune_opacity {self.prune_opacity}, prune_keep {self.prune_keep}: must lie in 0 .. 1")
         if self.prune_opacity > 0 and self.model.head.kind != "gaussian":

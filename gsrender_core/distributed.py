@@ -1,6 +1,7 @@
 """``Group``: the processes that train one model together, as ``torchrun`` starts them."""
 
 import contextlib
+import inspect
 import logging
 import os
 from collections.abc import Callable
@@ -73,7 +74,11 @@ class Group:
         Every forward pass that synchronises must use every parameter. Buffers are left alone: batch-norm
         statistics are averaged once a step by who owns them, constants are the same everywhere.
         """
-        return DistributedDataParallel(module, broadcast_buffers=False) if self.joined else module
+        if not self.joined:
+            return module
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.12
+        return DistributedDataParallel(module, **{name: False})
 
     def accumulate(self, wrapped: nn.Module):
         """A context in which gradients of a wrapped module stay in this process, to be averaged by a later pass."""

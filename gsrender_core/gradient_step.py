@@ -120,16 +120,17 @@ class GradientStep:
         self._norms_frozen = False
         self._frame_loss = group.wrap(FrameLoss(objective, model))
 
-    def __call__(self, step: int, rate: float, frames: list[tuple[int, int]], stop: bool = False) -> StepReport:
+    def __call__(self, step: int, rate: float, frames: list[tuple[int, int]], stop: Callable[[], bool]) -> StepReport:
         """Draw numbers and frame indices of this process's share -> what happened; the same decision everywhere.
 
         Randomness is a function of the seed and the draw's number alone: neither a resumed run nor another
-        number of processes draws differently.
+        number of processes draws differently. ``stop`` is asked at the end of the step.
         """
-        c, report = self.config, StepReport(stop=int(stop))
+        c, report = self.config, StepReport()
         self._set_norms(frozen=step >= c.freeze_norm_at * c.steps)
         learn = [] if self._norms_frozen else self._statistics
         start, sums = [s.clone() for s in learn], [torch.zeros_like(s) for s in learn]
+        counts = [n.clone() for n in self._copied[1]]
         self.optimizer.zero_grad(set_to_none=True)
         losses: dict[int, tuple[list[str], torch.Tensor]] = {}
         for n, (draw, i) in enumerate(frames):
@@ -149,11 +150,13 @@ class GradientStep:
                     torch._foreach_add_(sums, learn)
             if learn:  # every frame starts from the same statistics, so that their order does not matter
                 torch._foreach_copy_(learn, start)
+        torch._foreach_copy_(self._copied[1], counts)  # a step counts once, however its frames are shared out
         for n, (names, values) in losses.items():
             i, values = frames[n][1], values.tolist()
             report.terms[n] = dict(zip(names, values, strict=True))
             wrong = [m for m, v in report.terms[n].items() if not m.startswith("_") and not math.isfinite(v)]
             report.not_finite += [(i, m) for m in wrong]
+        report.stop = int(stop())
         self._agree(report, learn, sums)
         return self._apply(report, rate, step, learn, sums)
 
@@ -187,6 +190,7 @@ class GradientStep:
         if learn:
             torch._foreach_div_(sums, report.usable)
             torch._foreach_copy_(learn, sums)
+            torch._foreach_add_(self._copied[1], 1)
         self._update_ema(step)
         report.stepped = True
         return report

@@ -6,13 +6,14 @@ import logging
 import math
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import yaml
 
 from gsrender_core.checkpoint import save_checkpoint
 from gsrender_core.config import AugmentConfig, TrainConfig, to_dict
+from gsrender_core.data.read_ahead import ReadAhead
 from gsrender_core.distributed import Group
 from gsrender_core.evaluate import sweep_tau
 from gsrender_core.gradient_step import GradientStep, StepReport
@@ -20,6 +21,7 @@ from gsrender_core.held_out_depth import HeldOutDepth
 from gsrender_core.metrics.miou import without_nan
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.objective import Objective
+from gsrender_core.run_folder import prepare
 from gsrender_core.runtime import keep_freed_memory
 from gsrender_core.stop_signals import Stopped, StopSignals
 from gsrender_core.training_frames import TrainingFrames
@@ -28,8 +30,9 @@ from gsrender_core.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
-TAUS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+TAUS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 LOG_EVERY = 20
+AHEAD = 4  # steps whose frames workers read in advance
 MAX_BROKEN_STEPS = 20  # in a row; a run whose loss is gone does not come back by waiting
 
 
@@ -71,19 +74,6 @@ def mean_terms(frames: list[dict[str, float]]) -> dict[str, float]:
         else:
             means[name] = sum(values) / len(frames)
     return means
-
-
-def rows_until(log: str, step: int) -> str:
-    """The lines of a log that a run resumed at ``step`` will not write again; a line cut off by a crash goes too."""
-    kept = []
-    for line in log.splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if row["step"] <= step:
-            kept.append(line + "\n")
-    return "".join(kept)
 
 
 class Trainer:
@@ -144,7 +134,7 @@ class Trainer:
             OSError: the last checkpoint cannot be written. An earlier one that cannot is logged and survived.
             Stopped: a signal ended the run; the message says how to go on.
         """
-        state = self.group.first(self._prepare, resume)
+        state = self.group.first(prepare, self.out, self.config, resume)
         if state is not None:
             self._restore(state)
         logger.info(
@@ -159,12 +149,17 @@ class Trainer:
         )
         if self.group.is_first:
             self.watch = Watch(self.out, self.step)
+        if self.config.workers > 0:
+            self.frames.reader = ReadAhead(self.dataset, self.config.workers, 4 * self.config.workers)
         try:
             with StopSignals() as signals:
                 self._loop(signals)
         finally:
             if self.watch is not None:
                 self.watch.close()
+            if self.frames.reader is not None:
+                self.frames.reader.close()
+                self.frames.reader = None
         return self.out / ("best.safetensors" if self.validation else "last.safetensors")
 
     def _loop(self, signals: StopSignals) -> None:
@@ -174,7 +169,7 @@ class Trainer:
             self._on_first(self._measure_held_out)
         started, steps_before = time.monotonic() - self.seconds, self.step
         while self.step < c.steps:
-            terms = self._train_step(signals.received is not None)
+            terms = self._train_step(lambda: signals.received is not None)
             self.step += 1
             self.seconds = time.monotonic() - started
             last = self.step == c.steps
@@ -210,10 +205,12 @@ class Trainer:
     def _logged(self, step: int) -> bool:
         return step % LOG_EVERY == 1 % LOG_EVERY or step == self.config.steps
 
-    def _train_step(self, stop: bool = False) -> dict[str, float]:
+    def _train_step(self, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """One step; returns the means over the batch, over all processes where the step is logged."""
         rate = learning_rate(self.config, self.step)
         draws = self.group.share(list(range(self.step * self.config.batch, (self.step + 1) * self.config.batch)))
+        if self.frames.reader is not None:
+            self._read_ahead()
         report = self.gradient(self.step, rate, [(draw, self._frame_index(draw)) for draw in draws], stop)
         self._stop = report.stop > 0
         self._count_problems(report)
@@ -249,6 +246,17 @@ class Trainer:
                 f"{self._broken_in_a_row} steps in a row without a finite loss, last {found[0]} at step {self.step}: "
                 f"look at its data, or resume from {self.out}/resume.pt with a lower learning_rate or grad_clip"
             )
+
+    def _read_ahead(self) -> None:
+        """Tell the workers what this process's share of the coming steps needs."""
+        batch, steps = self.config.batch, range(self.step, min(self.step + 1 + AHEAD, self.config.steps))
+        draws = [d for s in steps for d in self.group.share(list(range(s * batch, (s + 1) * batch)))]
+        coming = [self._frame_index(d) for d in draws]
+        before = range(-self.config.model.view.frames_before, 0)
+        ks = sorted({*self.config.ray_adjacent, *self.config.adjacent} - set(before))
+        adjacent = self.dataset.adjacent
+        seen = [j for i in coming for k in (0, *before) if (j := adjacent(i, k) if k else i) is not None]
+        self.frames.read_ahead(seen, [j for i in coming for k in ks if (j := adjacent(i, k)) is not None])
 
     def _frame_index(self, draw: int) -> int:
         """A permutation of the training frames each epoch."""
@@ -342,45 +350,6 @@ class Trainer:
             **self.gradient.state_dict(),
         }
         write_whole(path, lambda partial: torch.save(state, partial))
-
-    def _prepare(self, resume: bool) -> dict | None:
-        """Check and clean the run's folder; the state to resume from, if any."""
-        resume_file, state = self.out / "resume.pt", None
-        if resume:
-            if not resume_file.exists():
-                raise FileNotFoundError(f"{resume_file} does not exist: nothing to resume; start without --resume")
-            state = self._read(resume_file)
-            if state["step"] >= self.config.steps:
-                raise ValueError(
-                    f"{self.out} is at step {state['step']} of {self.config.steps}; raise --steps to go on"
-                )
-        elif self.out.exists() and any(self.out.iterdir()):
-            raise FileExistsError(f"{self.out} is not empty; continue its run with --resume or choose another --out")
-        self.out.mkdir(parents=True, exist_ok=True)
-        for partial in self.out.glob("*.partial"):
-            logger.info("removing %s, which was being written when the run ended", partial)
-            partial.unlink()
-        log = self.out / "log.jsonl"
-        if state is not None and log.exists():
-            text = rows_until(log.read_text(encoding="utf-8", errors="replace"), state["step"])
-            write_whole(log, lambda partial: partial.write_text(text, encoding="utf-8"))
-        settings = yaml.safe_dump(to_dict(self.config), sort_keys=False)
-        write_whole(self.out / "config.yaml", lambda partial: partial.write_text(settings, encoding="utf-8"))
-        return state
-
-    def _read(self, path: Path) -> dict:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many types for a damaged file; all mean the same to the user
-            raise ValueError(f"{path} cannot be resumed from ({error}); delete it to start anew") from error
-        if not isinstance(state, dict) or not {"config", "step", "best", "tau", "seconds"} <= set(state):
-            raise ValueError(f"{path} was not written by `gsrender train`; delete it to start anew")
-        stored, mine = json.loads(state["config"]), to_dict(self.config)
-        if stored["model"] != mine["model"]:
-            raise ValueError(f"{path} belongs to another model configuration; use the run's own config.yaml")
-        for name in (k for k in mine if stored.get(k) != mine[k]):
-            logger.warning("resumed with another %s: %s before, now %s", name, stored.get(name), mine[name])
-        return state
 
     def _restore(self, state: dict) -> None:
         self.gradient.load_state_dict(state)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,11 +12,22 @@ import torch
 from gsrender_core.config import AugmentConfig
 from gsrender_core.data.augment import augment_images, warp_image
 from gsrender_core.data.frame import Frame
+from gsrender_core.data.read_ahead import ReadAhead, read_frame
 from gsrender_core.geometry import inverse
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.model.observation import PastMaps
 
 logger = logging.getLogger(__name__)
+
+# What a step touches again while it runs, kept even where the cache is full.
+RECENT_FRAMES, RECENT_LABELS = 4, 16
+
+
+def _remember(recent: OrderedDict, i: int, value, limit: int) -> OrderedDict:
+    recent[i] = value
+    while len(recent) > limit:
+        recent.popitem(last=False)
+    return recent
 
 
 @dataclass
@@ -36,6 +49,20 @@ class FrameLabels:
     rare_boost: float = 0.0
     scene: str = ""
     token: str = ""
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the tensors, bytes."""
+        return sum(t.numel() * t.element_size() for t in self._tensors().values())
+
+    def to(self, device: torch.device) -> "FrameLabels":
+        """The same on a device; itself where it is there."""
+        if self.camera.device == device:
+            return self
+        return dataclasses.replace(self, **{name: value.to(device) for name, value in self._tensors().items()})
 
     def drawn_with(self, rare_boost: float) -> "FrameLabels":
         """The same labels, sampled with another ``rare_boost``; shares all other tensors."""
@@ -90,6 +117,7 @@ class FrameCache:
     labels: dict[int, FrameLabels] = field(default_factory=dict)
     maps: dict[int, list[torch.Tensor]] = field(default_factory=dict)
     used_bytes: int = 0
+    full: bool = False  # said once
 
 
 class TrainingFrames:
@@ -115,7 +143,10 @@ class TrainingFrames:
     ):
         self.dataset, self.model, self.device = dataset, model, device
         self.rare_boost, self.budget = rare_boost, int(cache_gb * 1e9)
+        self.reader: ReadAhead | None = None  # reads frames before they are asked for
         self.cache = FrameCache()
+        self._recent: OrderedDict[int, Frame] = OrderedDict()  # a step asks for its frames several times
+        self._recent_labels: OrderedDict[int, FrameLabels] = OrderedDict()
         if share is not None:
             reason = self._differs_from(share)
             if reason:
@@ -143,28 +174,75 @@ class TrainingFrames:
         return None
 
     def labels(self, i: int) -> FrameLabels:
-        """Labels of frame i."""
-        if i not in self.cache.labels:
-            self.cache.labels[i] = self._to_labels(self.dataset.frame(i))
-        labels = self.cache.labels[i]
-        if labels.rare_boost != self.rare_boost:
-            labels = self.cache.labels[i] = labels.drawn_with(self.rare_boost)
-        return labels
+        """Labels of frame i.
+
+        Raises:
+            ValueError, OSError: the frame cannot be read or has nothing usable to learn from; the message names it.
+        """
+        kept = self.cache.labels if i in self.cache.labels else self._recent_labels
+        if i not in kept:
+            kept = self._keep_labels(i, self._to_labels(self._read(i, images=False)))
+        if kept[i].rare_boost != self.rare_boost:
+            kept[i] = kept[i].drawn_with(self.rare_boost)
+        return kept[i].to(self.device)
+
+    def _keep_labels(self, i: int, labels: FrameLabels) -> dict[int, FrameLabels]:
+        if self._has_room(labels.nbytes, "labels"):
+            self.cache.labels[i] = labels
+            return self.cache.labels
+        return _remember(self._recent_labels, i, labels, RECENT_LABELS)
+
+    def _has_room(self, size_bytes: int, what: str) -> bool:
+        """Whether something more may stay in memory; counts it if so."""
+        if self.cache.used_bytes + size_bytes <= self.budget:
+            self.cache.used_bytes += size_bytes
+            return True
+        if not self.cache.full:
+            self.cache.full = True
+            logger.info(
+                "cache_gb %.3g is used up by the features of %d and the labels of %d frames; what is beyond, from now "
+                "on %s of a frame, is read again at every visit",
+                self.budget / 1e9, len(self.cache.maps), len(self.cache.labels), what,
+            )  # fmt: skip
+        return False
+
+    def read_ahead(self, indices: Iterable[int], beside: Iterable[int]) -> None:
+        """Let the workers read what is not in memory: frames of steps to come, and labels of frames ``beside``."""
+        if self.reader is None:
+            return
+        held = self.cache.maps if self.model.backbone.frozen else {}
+        reads = [(i, True) for i in indices if i not in held and i not in self._recent]
+        labelled = {i for i, _ in reads} | self.cache.labels.keys() | self._recent_labels.keys()
+        self.reader.want(reads + [(i, False) for i in beside if i not in labelled])
+
+    def _read(self, i: int, images: bool) -> Frame:
+        """Frame i; without ``images`` perhaps one whose images have no pixels.
+
+        Raises:
+            ValueError: its images are not of the size that the network takes.
+        """
+        if i in self._recent and (not images or self._recent[i].images.size):
+            return self._recent[i]
+        frame = read_frame(self.dataset, i, images) if self.reader is None else self.reader.take(i, images)
+        if frame.images.size and frame.image_size != tuple(self.model.config.image_size):
+            width, height = self.model.config.image_size
+            raise ValueError(
+                f"frame {frame.token} of {frame.scene} has {frame.image_size[0]}x{frame.image_size[1]} images, the "
+                f"network takes {width}x{height}; read all frames at that image_size"
+            )
+        return _remember(self._recent, i, frame, RECENT_FRAMES)[i]
 
     def maps(self, i: int) -> list[torch.Tensor]:
         """Backbone maps of frame i, [C, F_s, h_s, w_s] each; cached as bfloat16 if the backbone is frozen."""
         if i in self.cache.maps:
             return [m.to(self.device).float() for m in self.cache.maps[i]]
-        frame = self.dataset.frame(i)
-        if i not in self.cache.labels:
-            self.cache.labels[i] = self._to_labels(frame)
+        frame = self._read(i, images=True)
         maps = self.model.image_features(torch.from_numpy(frame.images)[None].to(self.device))
         if not self.model.backbone.frozen:
             return maps
         maps = [m.to(torch.bfloat16) for m in maps]  # also what is not kept: a frame looks the same on every visit
-        if self.cache.used_bytes < self.budget:
+        if self._has_room(sum(m.numel() * 2 for m in maps), "features"):
             self.cache.maps[i] = [m.cpu() for m in maps]
-            self.cache.used_bytes += sum(m.numel() * 2 for m in maps)
         return [m.float() for m in maps]
 
     def seen(self, i: int, augment: AugmentConfig) -> NetworkView:
@@ -173,12 +251,14 @@ class TrainingFrames:
         Raises:
             ValueError: augmentation of a frozen backbone, whose features are cached.
         """
+        if i not in self.cache.maps:
+            self._read(i, images=True)  # before the labels, which come with the images then
         labels = self.labels(i)
         if not augment.active:
             return NetworkView(self.maps(i), labels.Ks)
         if self.model.backbone.frozen:
             raise ValueError("a frozen backbone's cached features cannot be augmented; unfreeze it or remove augment")
-        images, A = augment_images(self.dataset.frame(i).images, augment)
+        images, A = augment_images(self._read(i, images=True).images, augment)
         A = torch.from_numpy(A).to(self.device, torch.float32)
         maps = self.model.image_features(torch.from_numpy(images)[None].to(self.device))
         return NetworkView(maps, A @ labels.Ks, A)
@@ -207,7 +287,7 @@ class TrainingFrames:
             if A is None:
                 maps, Ks = self.maps(before), there.Ks
             else:
-                images = self.dataset.frame(before).images
+                images = self._read(before, images=True).images
                 moved = np.stack([warp_image(*pair) for pair in zip(images, A.double().cpu().numpy(), strict=True)])
                 maps, Ks = self.model.image_features(torch.from_numpy(moved)[None].to(self.device)), A @ there.Ks
             T = torch.from_numpy(inverse(here.T_global_ego) @ there.T_global_ego).to(self.device, torch.float32)
@@ -227,10 +307,15 @@ class TrainingFrames:
                 f"or position, first {labels.depth_m[first]} m at {labels.uv[first].tolist()}; drop them where they "
                 "are made"
             )
+        if labels.camera.min() < 0 or labels.camera.max() >= len(frame.Ks):
+            raise ValueError(
+                f"frame {frame.token} of {frame.scene} has labels of cameras {labels.camera.min()} .. "
+                f"{labels.camera.max()}, but {len(frame.Ks)} cameras"
+            )
         draw = draw_weights(labels.class_id, self.rare_boost)
 
         def tensor(array, dtype):
-            return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, dtype)
+            return torch.from_numpy(np.ascontiguousarray(array)).to(dtype)
 
         return FrameLabels(
             tensor(labels.camera, torch.int64),

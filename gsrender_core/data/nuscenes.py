@@ -147,6 +147,23 @@ class NuScenes:
             labels=self._labels(token, T_ego_cam, Ks) if labels else None,
         )
 
+    def frame_without_images(self, i: int) -> Frame:
+        """As ``frame`` with labels, but its images have no pixels (uint8 [C, 3, 0, 0]): none is read or decoded."""
+        token = self.tokens[i]
+        lidar = self._record(token, LIDAR_CHANNEL)
+        _, Ks, T_ego_cam = self._cameras(token)
+        return Frame(
+            images=np.zeros((len(self.cameras), 3, 0, 0), np.uint8),
+            Ks=Ks,
+            T_ego_cam=T_ego_cam,
+            T_global_ego=lidar.T_global_ego,
+            stamp_ns=lidar.stamp_ns,
+            camera_names=self.cameras,
+            token=token,
+            scene=self.scene_of(i),
+            labels=self._labels(token, T_ego_cam, Ks),
+        )
+
     def held_out_labels(self, i: int) -> PixelLabels:
         """Labels of the points of sample ``i`` that ``LabelOptions.hold_out`` keeps from its frame's labels.
 

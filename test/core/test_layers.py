@@ -20,7 +20,7 @@ LAYERS = (
     ("checkpoint", "ray_supervision", "training_frames", "sky", "views", "splatting", "marching", "voxel_supervision",
      "objective"),
     ("predictor", "score", "pictures", "distributed"),
-    ("evaluate", "held_out_depth", "predict_folder", "gradient_step", "statistics", "watch"),
+    ("evaluate", "held_out_depth", "predict_folder", "gradient_step", "run_folder", "statistics", "watch"),
     ("train",),
     ("bench",),
     ("cli",),

@@ -1,0 +1,76 @@
+"""The folder of a training run: what must be so before a run starts or goes on in it."""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+import yaml
+
+from gsrender_core.config import TrainConfig, to_dict
+from gsrender_core.whole_file import write_whole
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(out: Path, config: TrainConfig, resume: bool) -> dict | None:
+    """Check and clean the folder ``out`` of a run; the state to resume from, if any.
+
+    Raises:
+        FileExistsError: the folder already holds a run and ``resume`` is False.
+        FileNotFoundError: nothing to resume.
+        ValueError: the run is at its end, or its state is damaged or another model's.
+    """
+    resume_file, state = out / "resume.pt", None
+    if resume:
+        if not resume_file.exists():
+            raise FileNotFoundError(f"{resume_file} does not exist: nothing to resume; start without --resume")
+        state = read_state(resume_file, config)
+        if state["step"] >= config.steps:
+            raise ValueError(f"{out} is at step {state['step']} of {config.steps}; raise --steps to go on")
+    elif out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out} is not empty; continue its run with --resume or choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    for partial in out.glob("*.partial"):
+        logger.info("removing %s, which was being written when the run ended", partial)
+        partial.unlink()
+    log = out / "log.jsonl"
+    if state is not None and log.exists():
+        text = rows_until(log.read_text(encoding="utf-8", errors="replace"), state["step"])
+        write_whole(log, lambda partial: partial.write_text(text, encoding="utf-8"))
+    settings = yaml.safe_dump(to_dict(config), sort_keys=False)
+    write_whole(out / "config.yaml", lambda partial: partial.write_text(settings, encoding="utf-8"))
+    return state
+
+
+def read_state(path: Path, config: TrainConfig) -> dict:
+    """What a run saved to go on from, checked against the configuration it is to go on with.
+
+    Raises:
+        ValueError: damaged, not a run's state, or of another model.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged file; all mean the same to the user
+        raise ValueError(f"{path} cannot be resumed from ({error}); delete it to start anew") from error
+    if not isinstance(state, dict) or not {"config", "step", "best", "tau", "seconds"} <= set(state):
+        raise ValueError(f"{path} was not written by `gsrender train`; delete it to start anew")
+    stored, mine = json.loads(state["config"]), to_dict(config)
+    if stored["model"] != mine["model"]:
+        raise ValueError(f"{path} belongs to another model configuration; use the run's own config.yaml")
+    for name in (k for k in mine if stored.get(k) != mine[k]):
+        logger.warning("resumed with another %s: %s before, now %s", name, stored.get(name), mine[name])
+    return state
+
+
+def rows_until(log: str, step: int) -> str:
+    """The lines of a log that a run resumed at ``step`` will not write again; a line cut off by a crash goes too."""
+    kept = []
+    for line in log.splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row["step"] <= step:
+            kept.append(line + "\n")
+    return "".join(kept)
