@@ -76,11 +76,14 @@ def _world(args) -> None:
     )
 
 
-def _train(args) -> None:
+def _train(args) -> int:
     import dataclasses
+    import signal
 
     from gsrender_core.config import TrainConfig, load_train_config
     from gsrender_core.data.lidar_labels import LabelOptions
+    from gsrender_core.distributed import Group
+    from gsrender_core.stop_signals import Stopped
     from gsrender_core.train import Trainer
 
     config = TrainConfig() if args.config == "default" else load_train_config(args.config)
@@ -88,8 +91,18 @@ def _train(args) -> None:
         config = dataclasses.replace(config, steps=args.steps)
     options = LabelOptions(config.renderocc_labels, config.drop_occluded, config.hold_out_labels)
     data = _dataset(args, config.model.image_size, options)
-    best = Trainer(config, data, Path(args.out), args.device).run(args.resume)
-    logger.info("done: %s", best)
+    group = Group(args.device)
+    try:
+        best = Trainer(config, data, Path(args.out), args.device, group=group).run(args.resume)
+    except Stopped as stopped:
+        if group.is_first:
+            logger.warning("%s", stopped)
+        return 130 if stopped.signal_number == signal.SIGINT else 0
+    finally:
+        group.close()
+    if group.is_first:
+        logger.info("done: %s", best)
+    return 0
 
 
 def _eval(args) -> None:
@@ -284,7 +297,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     logging.getLogger("numba").setLevel(logging.WARNING)  # its compiler says at DEBUG whatever it does
     try:
-        args.run(args)
+        return args.run(args) or 0
     except KeyboardInterrupt:
         logger.error("interrupted")
         return 130
@@ -293,7 +306,6 @@ def main(argv: list[str] | None = None) -> int:
             raise
         logger.error("gsrender %s: %s", args.command, error)
         return 1
-    return 0
 
 
 if __name__ == "__main__":
