@@ -133,17 +133,25 @@ def test_a_view_without_pixels_shows_nothing_and_teaches_nothing(compensation):
         assert P.grad.abs().max() == 0
 
 
-def test_mirroring_volume_and_cameras_together_changes_no_value():
-    compute = objective(nerf_training(pixels=1000))
+@pytest.mark.parametrize("compensation", ["none", "features", "logits"])
+def test_mirroring_volume_cameras_and_motion_together_changes_no_value(compensation):
+    compute = objective(nerf_training(pixels=1000, compensation=compensation))
     P, S = torch.randn(6, *GRID.shape), torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
-    labels = compute.frames.labels(0)
-    with torch.no_grad():
-        plain = march_view(compute.model, compute.config, P, draw_view(labels, compute.config, torch.eye(4)), None)
-        view = draw_view(labels, compute.config, S)
-        mirrored = march_view(compute.model, compute.config, P.flip(1), view, None)
-        half = march_view(compute.model, compute.config, P, view, None)
-    torch.testing.assert_close(mirrored.rendered.depth, plain.rendered.depth, rtol=1e-4, atol=1e-4)
-    assert (half.rendered.depth - plain.rendered.depth).abs().max() > 0.01
+    labels, T = compute.frames.labels(0), None
+    if compensation != "none":
+        c, s = math.cos(0.3), math.sin(0.3)
+        T = torch.tensor([[c, -s, 0, 0.5], [s, c, 0, 0.2], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+    def depth(volume, mirror, motion):
+        with torch.no_grad():
+            view = draw_view(labels, compute.config, mirror)
+            return march_view(compute.model, compute.config, volume, view, motion).rendered.depth
+
+    plain = depth(P, torch.eye(4), T)
+    torch.testing.assert_close(depth(P.flip(1), S, T if T is None else S @ T @ S), plain, rtol=1e-3, atol=1e-3)
+    assert (depth(P, S, T) - plain).abs().max() > 0.01  # the test can tell
+    if T is not None:
+        assert (depth(P.flip(1), S, T) - plain).abs().max() > 0.01
 
 
 def test_every_weight_of_the_network_learns_from_rendering_alone():
