@@ -157,4 +157,4 @@ def objective_figures(objective: Objective, indices: Sequence[int], seed: int) -
             for name, value in terms.items():
                 if math.isfinite(value):
                     values.setdefault(name.lstrip("_"), []).append(float(value))
-    return {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
+    return {name: round(sum(numbers) / len(numbers), 6) for name, numbers in values.items()}
