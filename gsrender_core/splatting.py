@@ -59,7 +59,7 @@ def splat_view(
         with torch.no_grad():
             candidates, inside = features(voxels)
             voxels, candidates = voxels[inside], candidates[inside]
-            opacity = torch.sigmoid(model.head.opacity_and_logits(candidates)[0])
+            opacity = torch.sigmoid(model.head.opacity(candidates))
             voxels = voxels[kept_gaussians(opacity, config)]
         kept, _ = features(voxels)
         centers = model.centers[voxels]

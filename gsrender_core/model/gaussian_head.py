@@ -45,6 +45,10 @@ class GaussianHead(nn.Module):
         hidden = F.softplus(self.hidden(features))
         return self._part(hidden, 6, 7)[:, 0], self._part(hidden, 7, 7 + self.num_classes)
 
+    def opacity(self, features: torch.Tensor) -> torch.Tensor:
+        """Opacity before the sigmoid [N] only."""
+        return self._part(F.softplus(self.hidden(features)), 6, 7)[:, 0]
+
     def occupied(self, features: torch.Tensor, tau: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The rows whose opacity reaches ``tau``: index int64 [M], opacity [M] and logits [M, K] of those alone."""
         hidden = F.softplus(self.hidden(features))
