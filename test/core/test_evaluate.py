@@ -6,7 +6,9 @@ import pytest
 import torch
 from small import SmallData, small_model
 
+from gsrender_core.checkpoint import save_checkpoint
 from gsrender_core.classes import FREE
+from gsrender_core.cli import main
 from gsrender_core.config import READOUTS, HeadConfig
 from gsrender_core.data.occ3d_labels import Occ3DLabels
 from gsrender_core.evaluate import constant_images, evaluate, grey_images, majority_grid, study_scores, sweep_tau
@@ -14,6 +16,7 @@ from gsrender_core.metrics.miou import MeanIoU, without_nan
 from gsrender_core.model.gsrender import CameraInput, GSRender
 from gsrender_core.predictor import Predictor
 from gsrender_core.voxel_grid import VoxelGrid
+from gsrender_core.world import generate_world
 
 CELL = VoxelGrid((-4.0, -4.0, -1.0), 0.5, (16, 16, 8))
 
@@ -140,3 +143,24 @@ def test_control_images():
 
 def test_nan_becomes_null():
     assert without_nan({"a": float("nan"), "b": {"c": 1.0}}) == {"a": None, "b": {"c": 1.0}}
+
+
+def test_the_command_prints_and_writes_duplicates_and_takes_another_readout(tmp_path, capsys):
+    generate_world(tmp_path / "data", scenes=1, frames=1, seed=5, image_size=(176, 64), sweeps=False, workers=1)
+    grid = VoxelGrid((-6.4, -6.4, -1.0), 0.4, (32, 32, 16))
+    model = GSRender(small_model(grid=grid, image_size=(176, 64)))
+    save_checkpoint(tmp_path / "m.safetensors", model, {})
+    results = {}
+    for name, options in (("voxel", ["--tau", "0.15"]), ("splat", ["--tau", "0.15", "--readout", "splat"])):
+        arguments = ["eval", str(tmp_path / "m.safetensors"), "--data", str(tmp_path / "data"), "--device", "cpu"]
+        assert main([*arguments, "--json", str(tmp_path / "r.json"), *options]) == 0
+        results[name] = json.loads((tmp_path / "r.json").read_text())
+        assert (results[name]["tau"], results[name]["readout"]) == (0.15, name)
+        header, heads, *rows = capsys.readouterr().out.splitlines()
+        assert f"read-out {name}, tau 0.15, 1 samples" in header and "extra runs" in heads and "of vehicles" in heads
+        assert [row.split()[0] for row in rows] == ["prediction", *results[name]["controls"]]
+        for row, values in zip(rows, [results[name], *results[name]["controls"].values()], strict=True):
+            assert float(row.split()[6]) == pytest.approx(values["extra_runs"], abs=6e-4)
+            assert float(row.split()[-1]) == pytest.approx(values["occupied"], abs=0.6)
+    assert results["voxel"]["controls"]["truth"] == results["splat"]["controls"]["truth"]
+    assert results["voxel"]["occupied"] != results["splat"]["occupied"]
