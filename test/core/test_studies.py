@@ -137,4 +137,4 @@ def test_old_scores_are_computed_again(tmp_path):
 def test_a_table_of_an_unfinished_study_says_so(tmp_path):
     study = Study("?", "!", (Variant("a"), Variant("b", {"pixels": 5})))
     table = tabulate(study, laboratory(), 3, tmp_path)
-    assert "| a | 0 | 800 | - |" in markdown("x", table)
+    assert "| a | 0 | 500 | - |" in markdown("x", table)
