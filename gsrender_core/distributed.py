@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import logging
+import math
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -114,13 +115,13 @@ class Group:
         return outcome[0]
 
     def require_equal(self, value: float, what: str) -> None:
-        """Stop where processes that must agree do not.
+        """Stop where processes that must agree do not; other hardware may round otherwise, by 1e-6 at most.
 
         Raises:
             ValueError: naming what differs and the values.
         """
         values = self.gather(value)
-        if any(v != values[0] for v in values[1:]):
+        if any(not math.isclose(v, values[0], rel_tol=1e-6) for v in values[1:]):
             raise ValueError(f"{what} differ between the processes: {values}; resume from the last checkpoint")
 
     def close(self) -> None:

@@ -212,8 +212,8 @@ class GradientStep:
         torch._foreach_copy_(*self._copied)
 
     def checksum(self) -> float:
-        """A number that differs where weights or statistics do."""
-        return float(sum(value.double().sum() for value in self._averaged[1]))
+        """The norm of all weights and statistics: it differs where they do."""
+        return math.sqrt(sum(float(value.detach().double().square().sum()) for value in self._averaged[1]))
 
     def state_dict(self) -> dict:
         return {

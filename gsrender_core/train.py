@@ -104,6 +104,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = GSRender(config.model).to(self.device).train()
         self.frames = TrainingFrames(dataset, self.model, self.device, config.rare_boost, config.cache_gb, frames)
+        self.frames.bf16 = config.bf16
         self.objective = Objective(config, self.model, self.frames)
         self.gradient = GradientStep(config, self.model, self.objective, self.group)
         self.ema, self.trained = self.gradient.ema, self.gradient.trained
@@ -200,7 +201,7 @@ class Trainer:
             if required:
                 raise
             if self.group.is_first:
-                logger.error("step %d: %s. Training goes on; make room before it ends", self.step, error)
+                logger.error("step %d: %s. Training goes on and tries again", self.step, error)
 
     def _logged(self, step: int) -> bool:
         return step % LOG_EVERY == 1 % LOG_EVERY or step == self.config.steps

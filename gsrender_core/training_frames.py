@@ -144,6 +144,7 @@ class TrainingFrames:
         self.dataset, self.model, self.device = dataset, model, device
         self.rare_boost, self.budget = rare_boost, int(cache_gb * 1e9)
         self.reader: ReadAhead | None = None  # reads frames before they are asked for
+        self.bf16 = False  # autocast of a backbone that learns; what is cached does not depend on it
         self.cache = FrameCache()
         self._recent: OrderedDict[int, Frame] = OrderedDict()  # a step asks for its frames several times
         self._recent_labels: OrderedDict[int, FrameLabels] = OrderedDict()
@@ -236,13 +237,19 @@ class TrainingFrames:
         """Backbone maps of frame i, [C, F_s, h_s, w_s] each; cached as bfloat16 if the backbone is frozen."""
         if i in self.cache.maps:
             return [m.to(self.device).float() for m in self.cache.maps[i]]
-        frame = self._read(i, images=True)
-        maps = self.model.image_features(torch.from_numpy(frame.images)[None].to(self.device))
+        maps = self._features(self._read(i, images=True).images)
         if not self.model.backbone.frozen:
             return maps
         maps = [m.to(torch.bfloat16) for m in maps]  # also what is not kept: a frame looks the same on every visit
         if self._has_room(sum(m.numel() * 2 for m in maps), "features"):
             self.cache.maps[i] = [m.cpu() for m in maps]
+        return [m.float() for m in maps]
+
+    def _features(self, images: np.ndarray) -> list[torch.Tensor]:
+        """Backbone maps of images uint8 [C, 3, H, W]: the one place where images become tensors."""
+        autocast = self.bf16 and not self.model.backbone.frozen
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
+            maps = self.model.image_features(torch.from_numpy(images)[None].to(self.device))
         return [m.float() for m in maps]
 
     def seen(self, i: int, augment: AugmentConfig) -> NetworkView:
@@ -260,7 +267,7 @@ class TrainingFrames:
             raise ValueError("a frozen backbone's cached features cannot be augmented; unfreeze it or remove augment")
         images, A = augment_images(self._read(i, images=True).images, augment)
         A = torch.from_numpy(A).to(self.device, torch.float32)
-        maps = self.model.image_features(torch.from_numpy(images)[None].to(self.device))
+        maps = self._features(images)
         return NetworkView(maps, A @ labels.Ks, A)
 
     @torch.no_grad()
@@ -289,7 +296,7 @@ class TrainingFrames:
             else:
                 images = self._read(before, images=True).images
                 moved = np.stack([warp_image(*pair) for pair in zip(images, A.double().cpu().numpy(), strict=True)])
-                maps, Ks = self.model.image_features(torch.from_numpy(moved)[None].to(self.device)), A @ there.Ks
+                maps, Ks = self._features(moved), A @ there.Ks
             T = torch.from_numpy(inverse(here.T_global_ego) @ there.T_global_ego).to(self.device, torch.float32)
             result.append(PastMaps(maps, Ks[None], there.T_ego_cam[None], T[None]))
             i = before

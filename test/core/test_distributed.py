@@ -150,3 +150,14 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
     assert group.first(max, 2, 3) == 3
     with pytest.raises(ValueError, match="invalid literal"):
         group.first(int, "x")
+
+
+def test_processes_that_disagree_stop(monkeypatch):
+    group = Group("cpu")
+    for other, agrees in ((2.0 + 1e-7, True), (2.0 + 1e-4, False), (float("nan"), False)):
+        monkeypatch.setattr(group, "gather", lambda value, other=other: [value, other])
+        if agrees:
+            group.require_equal(2.0, "weights")
+        else:
+            with pytest.raises(ValueError, match="weights differ between the processes"):
+                group.require_equal(2.0, "weights")

@@ -169,6 +169,21 @@ def test_frame_carries_hand_computed_poses_and_intrinsics(template):
     np.testing.assert_allclose(frame.Ks, np.tile(np.diag([0.5, 0.5, 1]) @ np.array(K), (6, 1, 1)))
 
 
+def test_labels_can_be_read_without_decoding_an_image(root):
+    whole = reader(root).frame(3)
+    for path in (root / "samples").rglob("*.jpg"):
+        path.write_bytes(b"no image")
+    bare = reader(root).frame_without_images(3)
+    assert bare.images.shape == (6, 3, 0, 0)
+    for name in ("Ks", "T_ego_cam", "T_global_ego"):
+        np.testing.assert_array_equal(getattr(bare, name), getattr(whole, name))
+    for name in ("camera", "uv", "depth_m", "class_id"):
+        np.testing.assert_array_equal(getattr(bare.labels, name), getattr(whole.labels, name))
+    assert (bare.token, bare.scene, bare.stamp_ns) == (whole.token, whole.scene, whole.stamp_ns)
+    with pytest.raises(ValueError):
+        reader(root).frame(3)
+
+
 def test_labels_are_the_hand_computed_projection(template):
     labels = reader(template).frame(0).labels
     # Own-vehicle points (ids 31, and one inside the car) are gone; two remain in each of six cameras.

@@ -10,10 +10,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from small import SmallData, small_training
+import yaml
+from small import SmallData, small_model, small_training
 
 from gsrender_core.checkpoint import load_checkpoint
+from gsrender_core.cli import main
+from gsrender_core.config import BackboneConfig, to_dict
 from gsrender_core.data.read_ahead import MAX_DEATHS, ReadAhead
+from gsrender_core.gradient_step import GradientStep
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.run_folder import rows_until
 from gsrender_core.train import Trainer
@@ -232,3 +236,38 @@ def test_an_interrupt_saves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     Trainer(config, data, tmp_path / "run", "cpu").run(resume=True)
     a, b = (load_checkpoint(tmp_path / n / "last.safetensors").model.state_dict() for n in ("whole", "run"))
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_the_command_that_a_signal_stops_says_how_to_go_on(number, code, tmp_path, monkeypatch, caplog):
+    config = small_training(steps=9, checkpoint_every=100, adjacent=(), ray_adjacent=())
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(to_dict(config)))
+    monkeypatch.setattr("gsrender_core.data.nuscenes.NuScenes", lambda *_, **__: SmallData())
+    agree, sent = GradientStep._agree, []
+
+    def interrupted(self, *arguments):
+        if not sent:
+            sent.append(number)
+            os.kill(os.getpid(), number)
+        agree(self, *arguments)
+
+    monkeypatch.setattr(GradientStep, "_agree", interrupted)
+    out = str(tmp_path / "run")
+    assert main(["train", str(tmp_path / "c.yaml"), "--data", "here", "--out", out, "--device", "cpu"]) == code
+    assert f"go on with: gsrender train {out}/config.yaml" in caplog.text
+    assert torch.load(tmp_path / "run" / "resume.pt")["step"] in (1, 2)
+
+
+def test_autocast_reaches_a_backbone_that_learns_and_leaves_a_frozen_one_alone():
+    def features(frozen, bf16):
+        torch.manual_seed(0)
+        model = GSRender(small_model(backbone=BackboneConfig(pretrained=False, frozen=frozen))).train()
+        frames = TrainingFrames(SmallData(), model, torch.device("cpu"), 0.5, 1.0)
+        frames.bf16 = bf16
+        return frames.maps(0)
+
+    for frozen in (False, True):
+        single, half = features(frozen, False), features(frozen, True)
+        assert all(m.dtype == torch.float32 for m in half)
+        assert all(torch.equal(a, b) for a, b in zip(single, half, strict=True)) == frozen
+        assert all(m.requires_grad for m in half) != frozen
