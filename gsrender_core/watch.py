@@ -63,9 +63,13 @@ class Watch:
         write_png(self.out / "curves.png", curves_picture({self.out.name: read_log(self.out)})[:, :, ::-1])
 
     def close(self) -> None:
-        """End the event files."""
+        """End the event files and draw the curves a last time, however the run ended."""
         if self._events is not None:
             self._events.close()
+        try:
+            self.draw()
+        except OSError as error:  # no row yet, or no room: the run's own end matters more
+            logger.debug("curves not drawn: %s", error)
 
 
 def _event_writer(out: Path, step: int):

@@ -49,13 +49,16 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten between ``low`` and ``high``, with their 2 and 5 fold where that leaves at most seven."""
+    """Powers of ten between ``low`` and ``high``, with their 2 and 5 fold where that leaves at most seven.
+
+    A range too narrow for three of them has the linear ``ticks``.
+    """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 5), (1, 3), (1,)):
         values = [f * 10.0**p for p in powers for f in factors if low * 0.999 <= f * 10.0**p <= high * 1.001]
         if len(values) <= 7:
             break
-    return values[:: -(-len(values) // 7)] if values else []
+    return values[:: -(-len(values) // 7)] if len(values) > 2 else ticks(low, high)
 
 
 def value_range(arrays: list[np.ndarray], log: bool = False) -> tuple[float, float]:

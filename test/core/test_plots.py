@@ -38,6 +38,7 @@ def test_log_ticks_by_hand():
     assert log_ticks(0.1, 1) == pytest.approx([0.1, 0.2, 0.5, 1])
     assert log_ticks(1e-5, 1) == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1])
     assert len(log_ticks(1e-30, 1e30)) <= 7
+    assert log_ticks(1.2, 2.1) == pytest.approx([1.2, 1.4, 1.6, 1.8, 2.0])
     assert tick_text(0.1 + 0.2) == "0.3" and tick_text(-1e-17) == "0" and tick_text(1500.0) == "1500"
 
 

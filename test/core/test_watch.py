@@ -160,8 +160,9 @@ def test_a_run_without_tensorboard_writes_its_log_alone(tmp_path, monkeypatch, c
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with caplog.at_level(logging.DEBUG, logger="gsrender_core.watch"):
         watch = Watch(tmp_path)
+    watch.close()  # a run that ended before its first row
+    assert not list(tmp_path.iterdir())
     watch.append({"step": 1, "depth": 0.5})
-    watch.draw()
     watch.close()
     assert "no TensorBoard" in caplog.text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "log.jsonl"]
