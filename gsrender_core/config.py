@@ -167,6 +167,13 @@ class LossConfig:
     voxel: float = 0.0  # 3D supervision by Occ3D labels inside mask_camera (the 2D + 3D rows of Table 1)
     sky: float = 0.0  # rendered alpha is 0 where the LiDAR's view is free up to its highest beam, see sky.sky_pixels
 
+    def __post_init__(self):
+        for entry in dataclasses.fields(self):
+            if not 0 <= getattr(self, entry.name) < float("inf"):
+                raise ValueError(f"loss.{entry.name}: {getattr(self, entry.name)} must be a number of 0 or more")
+        if max(self.silog_lambda, self.alpha) > 1:
+            raise ValueError(f"loss: silog_lambda {self.silog_lambda} and alpha {self.alpha} must lie in 0 .. 1")
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
