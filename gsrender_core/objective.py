@@ -53,7 +53,8 @@ class Objective:
     def __call__(self, i: int, render: bool = True) -> dict[str, torch.Tensor]:
         """Loss terms of frame i, each already weighted; their sum is what is minimised.
 
-        ``render=False`` leaves out the rendered terms, the most expensive ones.
+        ``render=False`` leaves out the rendered terms, the most expensive ones. A network whose features or head are
+        not finite has one term, ``network``, which is not finite either.
 
         Names starting with ``_`` are for the log only (detached, not part of the sum).
         """
@@ -65,6 +66,8 @@ class Objective:
             mirror = self._mirror()
             axes = [axis + 2 for axis in (0, 1) if mirror[axis, axis] < 0]
             P = self.model.encoder(lifted.flip(axes) if axes else lifted).squeeze(0).float()
+        if not torch.isfinite(health := P.sum() + sum(p.sum() for p in self.model.head.parameters())):
+            return {"network": health}  # not the frame's fault, as an error of the renderer below would look
         terms = {"depth_net": w.depth_net * self._depth_net(depth_logits[0], labels, network.A)}
         current = Adjacent(labels, torch.eye(4, device=P.device))
         # The view of everything below is mirrored with the volume: T_curr' = S T_curr S for frames, S T for cameras.

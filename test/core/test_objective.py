@@ -308,6 +308,15 @@ def test_labels_without_a_usable_depth_are_refused_with_the_frame_named(bad):
         terms_of(with_labels(SmallData(), 0, uv=uv))
 
 
+@pytest.mark.parametrize("where", ["neck", "head"])
+def test_a_broken_network_has_a_loss_that_is_not_finite_and_blames_no_frame(where):
+    compute, _ = terms_of()
+    with torch.no_grad():
+        next(getattr(compute.model, where).parameters()).view(-1)[0] = float("nan")
+    terms = compute(0)
+    assert list(terms) == ["network"] and not torch.isfinite(terms["network"])
+
+
 def test_a_frame_without_labels_is_refused():
     data = with_labels(SmallData(), 0, **{
         "camera": np.zeros(0, np.int64), "uv": np.zeros((0, 2), np.float32),
