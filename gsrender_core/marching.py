@@ -6,13 +6,8 @@ from gsrender_core.config import TrainConfig
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.ray_compensation import compensate_features
 from gsrender_core.render import Cameras
-from gsrender_core.render.volume_renderer import (
-    VolumeSettings,
-    cast_into_grid,
-    reached_voxels,
-    render_rays,
-    touched_voxels,
-)
+from gsrender_core.render.rays import VolumeSettings, cast_into_grid
+from gsrender_core.render.volume_renderer import reached_voxels, render_rays, touched_voxels
 from gsrender_core.splatting import Seen
 from gsrender_core.views import View
 from gsrender_core.voxel_field import EMPTY, VoxelField

@@ -19,7 +19,7 @@ from gsrender_core.config import BackboneConfig, EncoderConfig, HeadConfig, Mode
 from gsrender_core.marching import march_view
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.render import Cameras
-from gsrender_core.render.volume_renderer import VolumeSettings, cast_into_grid
+from gsrender_core.render.rays import VolumeSettings, cast_into_grid
 from gsrender_core.runtime import keep_freed_memory
 from gsrender_core.splatting import splat_view, visible_voxels
 from gsrender_core.training_frames import FrameLabels

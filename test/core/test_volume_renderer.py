@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from gsrender_core.render.interface import Cameras, Pixels
+from gsrender_core.render.rays import VolumeSettings, cast_into_grid
 from gsrender_core.render.volume_renderer import (
-    VolumeSettings,
-    cast_into_grid,
     reached_voxels,
     render_rays,
     render_rays_torch,
