@@ -10,6 +10,7 @@ import numpy as np
 from gsrender_core.config import TrainConfig
 from gsrender_core.metrics.miou import without_nan
 from gsrender_core.studies import Run, Study, plan
+from gsrender_core.tau_curves import at_equal_occupancy, at_equal_tau
 
 SCORES_VERSION = 1  # raise it when scores change their meaning: old ones are then computed again
 # Columns of the table: key of ``summary``, heading, factor, decimals.
@@ -24,7 +25,13 @@ COLUMNS = (
     ("tau", "tau", 1, 2),
     ("seconds_per_step", "s/step", 1, 2),
 )
-DIFFERENCES = ("rayiou", "rayiou_equal", "extra_equal")
+# Differences to the first variant, paired by seed: key, heading, factor, decimals.
+DIFFERENCES = (
+    ("rayiou", "ΔRayIoU", 100, 1),
+    ("rayiou_occupancy", "ΔRayIoU at equal occupancy", 100, 1),
+    ("extra_tau", "Δextra runs at equal tau", 1, 3),
+    ("extra_occupancy", "Δextra runs at equal occupancy", 1, 3),
+)
 
 
 def scores_of(folder: Path) -> dict | None:
@@ -94,6 +101,17 @@ def summary(scores: dict) -> dict[str, float]:
     }
 
 
+def differences(a: dict, b: dict) -> dict[str, float]:
+    """The figures of ``DIFFERENCES`` of one run (b) against another (a) of the same seed, from their scores."""
+    first, second = a["voxel"], b["voxel"]
+    return {
+        "rayiou": _minus(summary(b)["rayiou"], summary(a)["rayiou"]),
+        "rayiou_occupancy": at_equal_occupancy(first, second, "rayiou"),
+        "extra_tau": at_equal_tau(first, second, "extra_runs"),
+        "extra_occupancy": at_equal_occupancy(first, second, "extra_runs"),
+    }
+
+
 def tabulate(study: Study, base: TrainConfig, seeds: int, out: Path) -> dict:
     """Everything known of a study so far, nested plain values ready for JSON.
 
@@ -104,14 +122,11 @@ def tabulate(study: Study, base: TrainConfig, seeds: int, out: Path) -> dict:
     rows, first = [], None
     for variant in study.variants:
         runs = [run for run in plan(study, base, seeds) if run.variant == variant.name]
-        figures = {}
-        for run in runs:
-            scores = scores_of(run.folder(out / "runs"))
-            if scores is not None:
-                figures[run.config.seed] = summary(scores)
-        first = figures if first is None else first
-        shared = sorted(set(first) & set(figures))
-        differences = {key: Spread.of([_minus(figures[s][key], first[s][key]) for s in shared]) for key in DIFFERENCES}
+        found = {run.config.seed: scores_of(run.folder(out / "runs")) for run in runs}
+        found = {seed: scores for seed, scores in found.items() if scores is not None}
+        figures = {seed: summary(scores) for seed, scores in found.items()}
+        first = found if first is None else first
+        paired = [differences(first[seed], found[seed]) for seed in sorted(set(first) & set(found))]
         rows.append(
             {
                 "variant": variant.name,
@@ -121,7 +136,7 @@ def tabulate(study: Study, base: TrainConfig, seeds: int, out: Path) -> dict:
                 "runs": [_relative(run, out) for run in runs],
                 "per_seed": {str(seed): values for seed, values in figures.items()},
                 "spread": {key: vars(Spread.of([values[key] for values in figures.values()])) for key, *_ in COLUMNS},
-                "difference": {key: vars(spread) for key, spread in differences.items()},
+                "difference": {key: vars(Spread.of([pair[key] for pair in paired])) for key, *_ in DIFFERENCES},
             }
         )
     return {"question": study.question, "source": study.source, "seeds": seeds, "rows": rows}
@@ -137,7 +152,7 @@ def _relative(run: Run, out: Path) -> str:
 
 def markdown(name: str, table: dict) -> str:
     """The table as Markdown: a row a variant, ``mean ± standard deviation over seeds``."""
-    heads = ["variant", "seeds", "steps", *(heading for _, heading, _, _ in COLUMNS), "ΔRayIoU", "Δextra runs"]
+    heads = ["variant", "seeds", "steps", *(heading for _, heading, _, _ in (*COLUMNS, *DIFFERENCES))]
     lines = [f"### {name}: {table['question']}", "", f"Source: {table['source']}.", ""]
     lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in table["rows"]:
@@ -145,9 +160,8 @@ def markdown(name: str, table: dict) -> str:
         difference = {key: Spread(**value) for key, value in row["difference"].items()}
         cells = [row["variant"], str(len(row["per_seed"])), str(row["steps"])]
         cells += [spread[key].text(factor, decimals) for key, _, factor, decimals in COLUMNS]
-        same = row is table["rows"][0]
-        cells += ["" if same else difference["rayiou"].text(100, 1, True)]
-        cells += ["" if same else difference["extra_equal"].text(1, 3, True)]
+        for key, _, factor, decimals in DIFFERENCES:
+            cells.append("" if row is table["rows"][0] else difference[key].text(factor, decimals, True))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
