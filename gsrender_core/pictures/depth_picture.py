@@ -19,8 +19,8 @@ def depth_colors(depth_m: np.ndarray) -> np.ndarray:
     """
     depth_m = np.asarray(depth_m, dtype=np.float32)
     position = np.log(np.clip(depth_m, NEAR_M, FAR_M) / NEAR_M) / np.log(FAR_M / NEAR_M)
-    index = np.round(255 * (1 - position)).astype(np.uint8).reshape(-1, 1)
-    colors = cv2.applyColorMap(index, cv2.COLORMAP_TURBO).reshape(*depth_m.shape, 3)
+    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_TURBO).reshape(256, 3)
+    colors = table[np.round(255 * (1 - position)).astype(np.uint8)]
     colors[depth_m <= 0] = 0
     return colors
 
