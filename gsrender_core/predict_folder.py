@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from gsrender_core.data.frame import previous_frames
 from gsrender_core.pictures import occupancy_picture
 from gsrender_core.predictor import Predictor
 
@@ -48,7 +49,7 @@ def predict_folder(
     total = len(dataset) if limit is None else min(limit, len(dataset))
     for i in range(total):
         frame = dataset.frame(i, labels=False)
-        occupancy = predictor(frame)
+        occupancy = predictor(frame, previous=previous_frames(dataset, i, predictor.frames_before))
         np.savez_compressed(
             out / f"{frame.token}.npz",
             semantics=occupancy.semantics,

@@ -262,3 +262,12 @@ def test_impossible_inputs_and_settings_are_named():
         with pytest.raises(ValueError, match=message):
             from_dict(ModelConfig, values)
     assert from_dict(ModelConfig, to_dict(temporal_model())) == temporal_model()
+
+
+def test_a_single_camera_trains():
+    """No batch norm of the depth net meets a single value."""
+    model = GSRender(temporal_model(frozen=False)).train()
+    now = cameras(SmallData(), 1, 1)
+    one = CameraInput(now.images[:, :1], now.Ks[:, :1], now.T_ego_cam[:, :1])
+    model(one).sum().backward()
+    assert torch.isfinite(model.no_history.grad).all()
