@@ -72,7 +72,9 @@ def value_range(arrays: list[np.ndarray], log: bool = False) -> tuple[float, flo
         return (low / 1.15, high * 1.15) if high / low > 1.2 else (low / 2, high * 2)
     margin = 0.05 * (high - low)
     if margin <= 1e-9 * max(abs(low), abs(high), 1e-300):
-        margin = max(0.1 * abs(high), 1e-6)
+        margin = 0.1 * abs(high)
+    if margin < 1e-300:
+        return 0.0, 1.0
     # A quantity that is never negative starts at 0 where its range is near it anyway.
     return (0.0 if 0 <= low < 0.5 * high else low - margin), high + margin
 

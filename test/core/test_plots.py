@@ -50,6 +50,7 @@ def test_value_ranges():
     for constant in (0.0, 5.0, -3.0, 1e-12):
         low, high = value_range([np.full(3, constant)])
         assert low <= constant < high
+    assert value_range([np.zeros(4)]) == (0.0, 1.0)
     low, high = value_range([np.array([0.0, 1e-3, 10.0])], log=True)
     assert 0 < low < 1e-3 and high > 10
 
