@@ -23,6 +23,7 @@ from gsrender_ros.camera_topics import CameraTopics
 from gsrender_ros.diagnostics import Diagnostics
 from gsrender_ros.environment import prepare_environment
 from gsrender_ros.frame_assembly import FrameAssembler
+from gsrender_ros.frame_history import FrameHistory
 from gsrender_ros.inference_worker import InferenceWorker
 from gsrender_ros.layouts import camera_names, fixed_frame
 from gsrender_ros.outputs import OccupancyOutputs
@@ -56,6 +57,8 @@ class OccupancyNode(Node):
         self.worker = InferenceWorker(self._process, self.statistics, self.get_logger())
         self.predictor, checkpoint = self.worker.start(lambda: _load_predictor(self.settings))
         self.assemble_frame = FrameAssembler(self.predictor.image_size)
+        self.history = FrameHistory(self.predictor.frames_before, self.settings.history_interval_s)
+        self._history_generation = 0
         self._cleared_at = 0.0
 
         self._create_transforms(calibration)
@@ -119,11 +122,15 @@ class OccupancyNode(Node):
         cameras = list(zip(image_set.frames, image_set.stamps_ns, strict=True))
         rig_pose = self.lookup.rig_pose(image_set.stamp_ns, cameras, cancelled=lambda: self.worker.stopping)
         frame = self.assemble_frame(image_set, intrinsics, rig_pose)
+        if generation != self._history_generation:  # here, not in _forget: the worker's thread alone touches it
+            self.history.clear()
+            self._history_generation = generation
         started = time.monotonic()
-        occupancy = self.predictor(frame)
+        occupancy = self.predictor(frame, previous=self.history.before(frame))
         inference_s = time.monotonic() - started
         if generation != self.worker.generation:
             raise FrameDropped("reset", "time jumped back while the network was busy")
+        self.history.add(frame)
         self.outputs.publish(occupancy)
         return inference_s
 

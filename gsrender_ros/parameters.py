@@ -113,6 +113,14 @@ class Settings:
         "tf.wait_s", 0.2, "s", "How long a set of images waits for its transforms.", Limits(0.0, 5.0)
     )
     tf_cache_s: float = _parameter("tf.cache_s", 10.0, "s", "History of transforms that is kept.", Limits(1.0, 600.0))
+    history_interval_s: float = _parameter(
+        "history.interval_s",
+        0.5,
+        "s",
+        "For networks that look back: time between the frames they compare, as they were trained; half to twice "
+        "of it will do.",
+        Limits(0.05, 5.0),
+    )
     markers_max_rate_hz: float = _parameter(
         "markers.max_rate_hz", 2.0, "Hz", "Markers are published at most this often.", Limits(0.1, 100.0)
     )
