@@ -21,6 +21,10 @@ from gsrender_core.voxel_grid import VoxelGrid
 
 logger = logging.getLogger(__name__)
 
+# Networks that only rendered pixels supervise fill most of the space up to high thresholds: without these, their
+# curves would not reach the truth's occupancy.
+HIGH_TAUS = (0.9, 0.95, 0.98)
+
 
 class Scores:
     """mIoU (inside the camera mask), RayIoU, duplicates and occupancy of a stream of predictions."""
@@ -146,9 +150,10 @@ def study_scores(model: GSRender, dataset, indices: Sequence[int], taus: Sequenc
 
     Returns:
         nested plain values ready for JSON, None where nothing was counted. ``voxel`` and ``splat``: the keys of
-        ``Scores.result`` by str(tau), at every one of ``taus`` and at the model's own tau; ``splat`` is None for a
-        head without Gaussians. ``constant``: the model's own read-out and tau on a constant image. ``truth``: the
-        ground truth scored against itself, for its occupancy and runs. Beside them the model's own result.
+        ``Scores.result`` by str(tau), at every one of ``taus`` and ``HIGH_TAUS`` and at the model's own tau; ``splat``
+        is None for a head without Gaussians. ``constant``: the model's own read-out and tau on a constant image.
+        ``truth``: the ground truth scored against itself, for its occupancy and runs. Beside them the model's own
+        result.
 
     Raises:
         ValueError: no sample has ground truth.
@@ -157,7 +162,7 @@ def study_scores(model: GSRender, dataset, indices: Sequence[int], taus: Sequenc
     own = config.tau
     readouts = ["voxel", *(["splat"] if config.head.kind == "gaussian" else [])]
     readouts += [config.readout] * (config.readout not in readouts)
-    scores = {name: {tau: Scores(config.grid) for tau in sorted({*taus, own})} for name in readouts}
+    scores = {name: {tau: Scores(config.grid) for tau in sorted({*taus, *HIGH_TAUS, own})} for name in readouts}
     constant, perfect = Scores(config.grid), Scores(config.grid)
     for target in targets(dataset, indices, config):
         _score_readouts(model, _voxel_features(model, target), target, scores, duplicates=True)

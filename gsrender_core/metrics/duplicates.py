@@ -23,7 +23,8 @@ lie where no camera looks), RayIoU sees a part. Definitions:
 - **Thickness**: metres of a ray inside occupied voxels after it has left the first one; the truth's beside it.
 
 An emptier grid always has fewer extra runs: compare at equal tau and at equal predicted occupancy only
-(``tau_curves``).
+(``tau_curves``). So has a grid that is filled throughout: copies that touch are one long run. Where a network predicts
+several times the truth's voxels, read the thickness first, and count runs at the truth's occupancy.
 """
 
 import math

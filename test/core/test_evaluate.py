@@ -11,7 +11,15 @@ from gsrender_core.classes import FREE
 from gsrender_core.cli import main
 from gsrender_core.config import READOUTS, HeadConfig
 from gsrender_core.data.occ3d_labels import Occ3DLabels
-from gsrender_core.evaluate import constant_images, evaluate, grey_images, majority_grid, study_scores, sweep_tau
+from gsrender_core.evaluate import (
+    HIGH_TAUS,
+    constant_images,
+    evaluate,
+    grey_images,
+    majority_grid,
+    study_scores,
+    sweep_tau,
+)
 from gsrender_core.metrics.miou import MeanIoU, without_nan
 from gsrender_core.model.gsrender import CameraInput, GSRender
 from gsrender_core.predictor import Predictor
@@ -103,7 +111,7 @@ def test_study_scores_hold_both_readouts_the_constant_image_and_the_truth():
     scores = study_scores(model, data, range(3), (0.05, 0.3))
     assert json.loads(json.dumps(scores, allow_nan=False)) == scores
     for readout in ("voxel", "splat"):
-        assert list(scores[readout]) == ["0.05", "0.15", "0.3"]
+        assert list(scores[readout]) == ["0.05", "0.15", "0.3", *map(str, HIGH_TAUS)]
         occupied = [row["occupied"] for row in scores[readout].values()]
         assert occupied == sorted(occupied, reverse=True) and occupied[0] > 0
         assert all(row["extra_runs"] >= 0 and row["samples"] == 3 for row in scores[readout].values())
