@@ -16,15 +16,16 @@ import torch
 
 from gsrender_core.classes import NUM_CLASSES
 from gsrender_core.config import TrainConfig
-from gsrender_core.data.frame import Frame, PixelLabels, previous_frames
+from gsrender_core.data.frame import Frame, PixelLabels
 from gsrender_core.data.lidar_labels import label_points
 from gsrender_core.data.occ3d_labels import read_npz_arrays
 from gsrender_core.marching import march_view
 from gsrender_core.metrics.miou import without_nan
-from gsrender_core.model.gsrender import CameraInput, GSRender
+from gsrender_core.model.gsrender import GSRender
 from gsrender_core.pictures.depth_picture import depth_picture
 from gsrender_core.render import Cameras, Rendered
 from gsrender_core.splatting import splat_view
+from gsrender_core.statistics import voxel_features
 from gsrender_core.training_frames import FrameLabels
 from gsrender_core.views import View
 
@@ -45,14 +46,6 @@ def check_held_out(config: TrainConfig, dataset) -> None:
             f"hold_out_labels is {config.hold_out_labels}, the data holds out {share or 'nothing'}; read it with "
             "LabelOptions(hold_out=config.hold_out_labels)"
         )
-
-
-@torch.inference_mode()
-def voxel_features(model: GSRender, dataset, i: int) -> torch.Tensor:
-    """Voxel features P float32 [F, X, Y, Z] of frame ``i``, with the frames before it where the model looks at them."""
-    previous = previous_frames(dataset, i, model.config.view.frames_before)
-    frames = [dataset.frame(i, labels=False)]
-    return model(CameraInput.from_frames(frames, model.centers.device, [previous]))[0].float()
 
 
 @torch.inference_mode()

@@ -16,11 +16,12 @@ from gsrender_core.config import DepthConfig, EncoderConfig, TrainConfig, ViewCo
 from gsrender_core.data.frame import PixelLabels
 from gsrender_core.data.lidar_labels import LabelOptions, held_out_points, label_points, project_lidar
 from gsrender_core.data.nuscenes import NuScenes
-from gsrender_core.held_out_depth import HeldOutDepth, depth_errors, render_labels, voxel_features
+from gsrender_core.held_out_depth import HeldOutDepth, depth_errors, render_labels
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.objective import Objective
 from gsrender_core.pictures.depth_picture import depth_colors, depth_picture
 from gsrender_core.render import Cameras, Pixels, render_pixels
+from gsrender_core.statistics import voxel_features
 from gsrender_core.train import Trainer
 from gsrender_core.training_frames import TrainingFrames
 from gsrender_core.voxel_grid import VoxelGrid
@@ -234,6 +235,6 @@ def test_real_frames_train_with_ray_compensation_where_neighbours_exist(name, fr
             assert sorted(a.labels.token for a in found) == sorted(data.tokens[j] for j in neighbours)
             for adjacent in found:  # the car moves about 1.3 m a frame
                 assert 0.8 < float(adjacent.T_curr_adj[:3, 3].norm()) < 2.0
-            assert float(terms["adj_depth"]) > 0
-    figures = HeldOutDepth(config, data, range(frames)).measure(network.eval())
-    assert 1000 * frames < figures["points"] < 7000 * frames and 0.5 < figures["inside"] < 0.95
+            assert terms["adj_depth"].item() > 0
+    figures = HeldOutDepth(config, data, [0]).measure(network.eval())
+    assert 1000 < figures["points"] < 7000 and 0.5 < figures["inside"] < 0.95
