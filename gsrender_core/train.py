@@ -119,6 +119,7 @@ class Trainer:
         self.step, self.best, self.seconds, self.tau = 0, -1.0, 0.0, config.model.tau
         self.skipped: set[int] = set()  # frames that could not be used, in any process
         self.broken, self._broken_in_a_row = 0, 0  # steps without a finite loss and gradient
+        self._dropped_in_a_row = 0  # draws without a usable frame
         self._order: tuple[int, list[int]] = (-1, [])  # epoch and its permutation
         self._stop = False
         self.watch: Watch | None = None
@@ -222,14 +223,17 @@ class Trainer:
 
     def _count_problems(self, report: StepReport) -> None:
         """Name what went wrong in a step; stop where it is hopeless. The same in every process."""
+        unusable = {}  # a frame whose neighbour is broken may do without that one the next time
         for i, error in report.unreadable.items():
-            if i not in self.skipped:
-                logger.warning("step %d: frame %d skipped, now and whenever it fails: %s", self.step, i, error)
+            logger.warning("step %d: frame %d skipped: %s", self.step, i, error)
+            if not self.frames.is_usable(i):
+                unusable[i] = str(error)
+        self._dropped_in_a_row = 0 if report.usable else self._dropped_in_a_row + report.dropped
         if report.dropped:
-            for part in self.group.gather({i: str(error) for i, error in report.unreadable.items()}):
+            for part in self.group.gather(unusable):
                 self.skipped |= part.keys()
-                reason = next(reversed(part.values()), "")
-            if len(self.skipped) >= len(self.indices):
+            reason = str(next(reversed(report.unreadable.values()), "see the other processes"))
+            if len(self.skipped) == len(self.indices) or self._dropped_in_a_row >= 10 * len(self.indices):
                 raise ValueError(f"not one of {len(self.indices)} frames is usable; last: {reason}")
         if not report.broken:
             self._broken_in_a_row = 0 if report.stepped else self._broken_in_a_row

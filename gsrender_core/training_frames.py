@@ -216,6 +216,15 @@ class TrainingFrames:
         labelled = {i for i, _ in reads} | self.cache.labels.keys() | self._recent_labels.keys()
         self.reader.want(reads + [(i, False) for i in beside if i not in labelled])
 
+    def is_usable(self, i: int) -> bool:
+        """Whether frame i by itself can be read and has labels to learn from."""
+        try:
+            self._read(i, images=True)
+            self.labels(i)
+        except (ValueError, OSError):
+            return False
+        return True
+
     def _read(self, i: int, images: bool) -> Frame:
         """Frame i; without ``images`` perhaps one whose images have no pixels.
 

@@ -132,3 +132,17 @@ def test_means_of_terms_by_hand():
     frames = [{"a": 1.0, "_b": 2.0, "_n": float("nan")}, {"a": 3.0, "adj_a": 4.0, "_b": float("nan")}]
     means = mean_terms(frames)
     assert (means["a"], means["adj_a"], means["_b"]) == (2.0, 2.0, 2.0) and means["_n"] != means["_n"]
+
+
+def test_frames_beside_a_broken_one_do_not_end_the_run(tmp_path):
+    class Hole(SmallData):
+        def frame(self, i, labels=True):
+            if i == 1:
+                raise ValueError("frame 1 is cut off")
+            return self.frames[i]
+
+    # Every frame fails now and then, with its neighbour, but not always: k is drawn anew at each visit.
+    config = small_training(steps=12, adjacent=(1, -1, 2, -2), ray_adjacent=(), pixels=16, rays=16)
+    trainer = Trainer(config, Hole(), tmp_path / "run", "cpu")
+    trainer.run()
+    assert trainer.step == 12 and trainer.skipped == {1}

@@ -1,7 +1,7 @@
 """Trains the small network of the tests as a process of its own: ``train_small.py OUT JSON [resume]``.
 
-JSON: {"training": changes of ``small_training``, "frames": number of frames, "signal": [number, step, rank]}: the
-process of that rank sends itself the signal in the middle of that step.
+JSON: {"training": changes of ``small_training``, "signal": [number, step, rank]}: the process of that rank sends
+itself the signal in the middle of that step.
 """
 
 import json
@@ -17,14 +17,44 @@ from gsrender_core import train
 from gsrender_core.distributed import Group
 from gsrender_core.stop_signals import Stopped
 
+FRAMES, UNREADABLE, BROKEN_STEP, BROKEN_FRAME = 5, 3, 1, 0
+
+
+class HardData(SmallData):
+    """Five frames, one of which cannot be read."""
+
+    def __init__(self):
+        super().__init__(frames=FRAMES)
+
+    def frame(self, i, labels=True):
+        if i == UNREADABLE:
+            raise ValueError(f"frame {i} is cut off")
+        return self.frames[i]
+
+
+def make_trainer(out: Path, training: dict, group: Group) -> train.Trainer:
+    """A trainer that logs every step and whose loss is NaN once: for one frame in one step."""
+    config = small_training(**{k: tuple(v) if isinstance(v, list) else v for k, v in training.items()})
+    trainer = train.Trainer(config, HardData(), out, "cpu", group=group)
+    frame_loss = getattr(trainer.gradient._frame_loss, "module", trainer.gradient._frame_loss)
+    compute = frame_loss.objective
+
+    def broken_once(i: int, render: bool):
+        terms = compute(i, render)
+        if (trainer.step, i) == (BROKEN_STEP, BROKEN_FRAME):
+            terms["depth_net"] = terms["depth_net"] * float("nan")
+        return terms
+
+    frame_loss.objective = broken_once
+    return trainer
+
 
 def main(out: str, options: str, resume: bool) -> int:
     logging.basicConfig(level=logging.INFO)
     options = json.loads(options)
     train.LOG_EVERY = 1
-    config = small_training(**{k: tuple(v) if isinstance(v, list) else v for k, v in options["training"].items()})
     group = Group("cpu")
-    trainer = train.Trainer(config, SmallData(frames=options["frames"]), Path(out), "cpu", group=group)
+    trainer = make_trainer(Path(out), options["training"], group)
     if "signal" in options:
         number, step, rank = options["signal"]
         compute = trainer.gradient._frame_loss.forward
