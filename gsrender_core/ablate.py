@@ -127,8 +127,9 @@ def execute(runs: list[Run], laboratory: Laboratory, workers: int) -> list[Path]
                         done, len(todo), run.name, 100 * future.result(), left_min,
                     )  # fmt: skip
         except KeyboardInterrupt:
-            for process in list(pool._processes.values()):
-                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.kill()  # a run takes SIGTERM for its own end, and the next one would begin
             raise
     return failed
 
@@ -181,6 +182,9 @@ def _dataset(root: Path, scenes: tuple[str, ...] | None, config: TrainConfig) ->
 
 def _work(run: Run) -> float:
     """Train and score one run in a worker; returns its RayIoU."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise SystemExit(1)  # whoever wanted the run is gone
     laboratory: Laboratory = _worker["laboratory"]
     folder = run.folder(laboratory.out / "runs")
     if not (folder / BEST).exists():

@@ -105,6 +105,30 @@ def _train(args) -> int:
     return 0
 
 
+def _ablate(args) -> None:
+    import dataclasses
+
+    from gsrender_core.ablate import Laboratory, run_study
+    from gsrender_core.config import load_train_config
+    from gsrender_core.studies import STUDIES, laboratory
+
+    names = list(STUDIES) if args.study == "all" else [args.study]
+    if not set(names) <= set(STUDIES):
+        raise ValueError(f"unknown study {args.study!r}; known: all, {', '.join(STUDIES)}")
+    base = load_train_config(args.config) if args.config else laboratory()
+    if args.steps is not None:
+        base = dataclasses.replace(base, steps=args.steps)
+    threads = args.threads or max(1, (os.cpu_count() or 1) // args.workers)
+    place = Laboratory(
+        Path(args.data), Path(args.held_out or args.data), Path(args.out), args.device, threads, args.every
+    )
+    failed = 0
+    for name in names:
+        failed += run_study(name, base, place, args.seeds, args.workers, args.variants)
+    if failed:
+        raise ValueError(f"{failed} runs failed, see the worker logs in {args.out}; the tables lack them")
+
+
 def _eval(args) -> None:
     from gsrender_core.data.nuscenes import NuScenes
     from gsrender_core.evaluate import evaluate, majority_grid
@@ -240,6 +264,20 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", required=True, metavar="RUN", help="folder for checkpoints and logs")
     p.add_argument("--steps", type=int, help="instead of the configuration's")
     p.add_argument("--resume", action="store_true", help="continue the run in RUN")
+
+    p = command("ablate", _ablate, "Train and score the variants of a study, several seeds each; resumable.")
+    p.add_argument("study", metavar="STUDY", help="a name of studies.py, as rc or heads, or 'all'")
+    p.add_argument("--data", required=True, metavar="DATA", help="training scenes, nuScenes schema")
+    p.add_argument("--held-out", metavar="DATA", help="scored scenes; default the last eighth of DATA's")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder of runs and tables; studies share equal runs")
+    p.add_argument("--seeds", type=int, default=3, help="runs a variant (default 3)")
+    p.add_argument("--config", metavar="FILE", help="base configuration; default the laboratory of studies.py")
+    p.add_argument("--steps", type=int, help="instead of the base configuration's")
+    p.add_argument("--variants", nargs="+", metavar="NAME", help="only these of the study")
+    p.add_argument("--every", type=int, default=4, help="score each such held-out frame (default 4)")
+    p.add_argument("--workers", type=int, default=2, help="runs at a time (default 2)")
+    p.add_argument("--threads", type=int, help="threads a run; default the processors shared among the workers")
+    p.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
 
     p = command("eval", _eval, "Score a checkpoint against Occ3D ground truth, with controls.")
     p.add_argument("checkpoint", metavar="CHECKPOINT", help="file, or 'default'")

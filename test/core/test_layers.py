@@ -15,14 +15,16 @@ ROS_MODULES = {
 LAYERS = (
     ("classes", "geometry", "trilinear", "numba_threads", "runtime", "whole_file", "stop_signals", "histogram"),
     ("voxel_grid", "voxel_index", "data.frame", "data.image_fit"),
-    ("gaussians", "voxel_field", "losses", "ray_compensation", "metrics", "tau_curves", "config", "data", "world"),
+    ("gaussians", "voxel_field", "losses", "ray_compensation", "metrics", "tau_curves", "config", "data", "world",
+     "studies", "study_table"),
     ("model", "render", "readout", "readout_reference", "pictures"),
     ("checkpoint", "ray_supervision", "training_frames", "sky", "views", "splatting", "marching", "voxel_supervision",
      "objective"),
     ("predictor", "score", "pictures", "distributed"),
-    ("evaluate", "held_out_depth", "predict_folder", "gradient_step", "run_folder", "statistics", "watch"),
+    ("evaluate", "held_out_depth", "predict_folder", "gradient_step", "run_folder", "statistics", "watch",
+     "rendered_truth", "study_pictures"),
     ("train",),
-    ("bench",),
+    ("bench", "ablate"),
     ("cli",),
 )
 
