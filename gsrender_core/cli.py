@@ -93,7 +93,10 @@ def _train(args) -> int:
     data = _dataset(args, config.model.image_size, options)
     group = Group(args.device)
     try:
-        best = Trainer(config, data, Path(args.out), args.device, group=group).run(args.resume)
+        trainer = Trainer(config, data, Path(args.out), args.device, group=group)
+        if args.init and not args.resume:
+            trainer.start_from(_checkpoint(args.init))
+        best = trainer.run(args.resume)
     except Stopped as stopped:
         if group.is_first:
             logger.warning("%s", stopped)
@@ -165,12 +168,16 @@ def _predict(args) -> None:
     predict_folder(predictor, _dataset(args, predictor.image_size), Path(args.out), args.limit, _progress("sample"))
 
 
+def _checkpoint(name: str):
+    from gsrender_core.checkpoint import default_checkpoint
+
+    return default_checkpoint() if name == "default" else name
+
+
 def _predictor(cls, args):
     import dataclasses
 
-    from gsrender_core.checkpoint import default_checkpoint
-
-    args.checkpoint = default_checkpoint() if args.checkpoint == "default" else args.checkpoint
+    args.checkpoint = _checkpoint(args.checkpoint)
     predictor = cls.load(args.checkpoint, args.device, args.precision)
     changes = {name: getattr(args, name) for name in ("readout", "tau") if getattr(args, name) is not None}
     predictor.model.config = dataclasses.replace(predictor.model.config, **changes)
@@ -189,12 +196,11 @@ def _to_bag(args) -> None:
 def _statistics(args) -> None:
     import dataclasses
 
-    from gsrender_core.checkpoint import default_checkpoint
     from gsrender_core.predictor import Predictor
     from gsrender_core.statistics import write_statistics
 
     _check_json(args.json)
-    args.checkpoint = default_checkpoint() if args.checkpoint == "default" else args.checkpoint
+    args.checkpoint = _checkpoint(args.checkpoint)
     predictor = Predictor.load(args.checkpoint, args.device, "float32")
     if args.tau is not None:
         predictor.model.config = dataclasses.replace(predictor.model.config, tau=args.tau)
@@ -264,6 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", required=True, metavar="RUN", help="folder for checkpoints and logs")
     p.add_argument("--steps", type=int, help="instead of the configuration's")
     p.add_argument("--resume", action="store_true", help="continue the run in RUN")
+    p.add_argument("--init", metavar="CHECKPOINT", help="begin with its weights; file, or 'default'")
 
     p = command("ablate", _ablate, "Train and score the variants of a study, several seeds each; resumable.")
     p.add_argument("study", metavar="STUDY", help="a name of studies.py, as rc or heads, or 'all'")

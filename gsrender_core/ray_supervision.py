@@ -120,9 +120,7 @@ def ray_loss(
     """
     if len(targets.voxel) == 0:
         return opacity_logit.sum() * 0, logits.sum() * 0
-    entropy = F.binary_cross_entropy_with_logits(
-        opacity_logit, targets.occupied.to(opacity_logit), reduction="none"
-    )
+    entropy = F.binary_cross_entropy_with_logits(opacity_logit, targets.occupied.to(opacity_logit), reduction="none")
     known = targets.class_id < logits.shape[1]
     objects = known.clone()  # hits without a class may be road: they keep their weight
     for ground in FLAT_IDS:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from gsrender_core.checkpoint import save_checkpoint
+from gsrender_core.checkpoint import load_checkpoint, save_checkpoint
 from gsrender_core.config import AugmentConfig, TrainConfig, to_dict
 from gsrender_core.data.read_ahead import ReadAhead
 from gsrender_core.distributed import Group
@@ -122,7 +122,23 @@ class Trainer:
         self._dropped_in_a_row = 0  # draws without a usable frame
         self._order: tuple[int, list[int]] = (-1, [])  # epoch and its permutation
         self._stop = False
+        self.started_from: dict | None = None  # a checkpoint and its steps
         self.watch: Watch | None = None
+
+    def start_from(self, checkpoint: str | Path) -> None:
+        """Begin with a checkpoint's weights instead of fresh ones: for a new recipe, or data of another vehicle.
+
+        Raises:
+            FileNotFoundError, ValueError: no such checkpoint, or one of another network.
+        """
+        loaded = load_checkpoint(checkpoint)
+        stored, mine = to_dict(loaded.model.config), to_dict(self.config.model)
+        other = [key for key in mine if stored[key] != mine[key] and key not in ("tau", "readout")]
+        if other:
+            raise ValueError(f"{checkpoint} holds another network: model.{', model.'.join(other)} differ; train anew")
+        for model in (self.model, self.ema):
+            model.load_state_dict(loaded.model.state_dict())
+        self.started_from = {"checkpoint": Path(checkpoint).name, "steps": loaded.info.get("steps")}
 
     def run(self, resume: bool = False) -> Path:
         """Train to ``config.steps`` and return the best checkpoint's path.
@@ -336,6 +352,7 @@ class Trainer:
             "data": Path(getattr(self.dataset, "root", "")).name,
             "frames": len(self.indices) - len(self.skipped),
             "validation": validation,
+            "started_from": self.started_from,
             "train": {k: v for k, v in to_dict(self.config).items() if k != "model"},
         }
         # Half precision halves the file; resume.pt keeps the full weights.

@@ -97,9 +97,7 @@ def test_a_black_car_is_not_sky():
 
 def test_columns_without_labels_say_nothing():
     labels = skyline()
-    labels = frame(
-        labels.uv[:, 0][labels.uv[:, 0] > 60].numpy(), labels.uv[:, 1][labels.uv[:, 0] > 60].numpy(), 40.0
-    )
+    labels = frame(labels.uv[:, 0][labels.uv[:, 0] > 60].numpy(), labels.uv[:, 1][labels.uv[:, 0] > 60].numpy(), 40.0)
     pixels = sky_pixels(labels, SIZE, ALL, 20_000)
     assert len(pixels) > 500 and pixels.uv[:, 0].min() > 60 - 2 * 2.62
 

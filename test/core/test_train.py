@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from small import GRID, SmallData, small_training
+from small import GRID, SmallData, small_model, small_training
 
 from gsrender_core.checkpoint import load_checkpoint, read_header, save_checkpoint
+from gsrender_core.config import DepthConfig
 from gsrender_core.gradient_step import make_optimizer
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.predictor import Predictor
@@ -224,3 +225,19 @@ def test_a_later_run_shares_the_cached_frames_where_they_are_the_same(tmp_path):
     assert other.frames.cache is not first.frames.cache
     other = Trainer(config, Counted(), tmp_path / "5", "cpu", frames=first.frames)
     assert other.frames.cache is not first.frames.cache
+
+
+def test_a_run_can_begin_with_the_weights_of_a_checkpoint(tmp_path):
+    first = Trainer(small_training(steps=2), SmallData(), tmp_path / "first", "cpu")
+    made = first.run()
+    second = Trainer(small_training(steps=1, seed=5), SmallData(), tmp_path / "second", "cpu")
+    second.start_from(made)
+    for name, value in first.ema.state_dict().items():  # checkpoints hold half precision
+        for model in (second.model, second.ema):
+            assert torch.allclose(model.state_dict()[name].float(), value.float(), atol=2e-3, rtol=2e-3), name
+    info = load_checkpoint(second.run()).info
+    assert info["started_from"] == {"checkpoint": made.name, "steps": 2} and info["steps"] == 1
+    config = small_training(model=small_model(depth=DepthConfig(0.5, 8.0, 13)))
+    other = Trainer(config, SmallData(), tmp_path / "other", "cpu")
+    with pytest.raises(ValueError, match="another network: model.depth differ"):
+        other.start_from(made)
