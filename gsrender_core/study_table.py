@@ -20,7 +20,7 @@ COLUMNS = (
     ("rayiou_equal", "RayIoU at the truth's occupancy", 100, 1),
     ("extra_equal", "extra runs a ray there", 1, 3),
     ("extra", "extra runs a ray at tau", 1, 3),
-    ("rayiou_splat", "RayIoU, splat read-out", 100, 1),
+    ("rayiou_splat", "RayIoU, splat read-out at its best tau", 100, 1),
     ("constant", "RayIoU, constant image", 100, 1),
     ("tau", "tau", 1, 2),
     ("seconds_per_step", "s/step", 1, 2),
@@ -28,6 +28,7 @@ COLUMNS = (
 # Differences to the first variant, paired by seed: key, heading, factor, decimals.
 DIFFERENCES = (
     ("rayiou", "ΔRayIoU", 100, 1),
+    ("rayiou_splat", "ΔRayIoU, splat", 100, 1),
     ("rayiou_occupancy", "ΔRayIoU at equal occupancy", 100, 1),
     ("extra_tau", "Δextra runs at equal tau", 1, 3),
     ("extra_occupancy", "Δextra runs at equal occupancy", 1, 3),
@@ -104,8 +105,8 @@ def summary(scores: dict) -> dict[str, float]:
 def differences(a: dict, b: dict) -> dict[str, float]:
     """The figures of ``DIFFERENCES`` of one run (b) against another (a) of the same seed, from their scores."""
     first, second = a["voxel"], b["voxel"]
-    return {
-        "rayiou": _minus(summary(b)["rayiou"], summary(a)["rayiou"]),
+    at_own_tau = {key: _minus(summary(b)[key], summary(a)[key]) for key in ("rayiou", "rayiou_splat")}
+    return at_own_tau | {
         "rayiou_occupancy": at_equal_occupancy(first, second, "rayiou"),
         "extra_tau": at_equal_tau(first, second, "extra_runs"),
         "extra_occupancy": at_equal_occupancy(first, second, "extra_runs"),
