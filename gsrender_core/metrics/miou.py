@@ -21,6 +21,8 @@ def without_nan(value):
     """The same nested values with NaN replaced by None, as JSON wants it."""
     if isinstance(value, dict):
         return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [without_nan(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
