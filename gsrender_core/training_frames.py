@@ -305,7 +305,9 @@ class TrainingFrames:
             else:
                 images = self._read(before, images=True).images
                 moved = np.stack([warp_image(*pair) for pair in zip(images, A.double().cpu().numpy(), strict=True)])
-                maps, Ks = self._features(moved), A @ there.Ks
+                maps = self._features(moved)
+                with torch.autocast(self.device.type, enabled=False):  # the caller's may be on
+                    Ks = A @ there.Ks
             T = torch.from_numpy(inverse(here.T_global_ego) @ there.T_global_ego).to(self.device, torch.float32)
             result.append(PastMaps(maps, Ks[None], there.T_ego_cam[None], T[None]))
             i = before

@@ -180,8 +180,8 @@ class GSRender(nn.Module):
         # To pixels of the stride-4 maps.
         scale = torch.tensor([1 / STEREO_STRIDE, 1 / STEREO_STRIDE, 1.0], device=Ks.device).view(3, 1)
         both = (Ks * scale, previous.Ks.flatten(0, 1) * scale)
-        T_prevcam_curcam = torch.linalg.inv(previous.T_ego_cam.flatten(0, 1)) @ T_ego_cam
         with torch.autocast(Ks.device.type, enabled=False):
+            T_prevcam_curcam = torch.linalg.inv(previous.T_ego_cam.flatten(0, 1)) @ T_ego_cam
             return stereo_distribution(matching, previous.matching, both, T_prevcam_curcam, self.depth_planes_m)
 
     def gaussians(self, P: torch.Tensor, voxels: torch.Tensor | None = None) -> Gaussians:

@@ -28,7 +28,8 @@ class Observation:
 
     def seen_from(self, T_curr_prev: torch.Tensor) -> Observation:
         """The same with camera poses in the ego frame of another moment; ``T_curr_prev`` float32 [B, 4, 4], m."""
-        return dataclasses.replace(self, T_ego_cam=T_curr_prev[:, None] @ self.T_ego_cam)
+        with torch.autocast(T_curr_prev.device.type, enabled=False):  # bfloat16 poses are off by metres
+            return dataclasses.replace(self, T_ego_cam=T_curr_prev[:, None] @ self.T_ego_cam)
 
 
 @dataclass

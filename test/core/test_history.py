@@ -233,6 +233,29 @@ def test_the_predictor_keeps_features_and_gives_what_it_would_give_afresh():
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("switches", [{"stereo": False}, {"history": False}, {}])
+def test_bfloat16_keeps_the_poses_of_previous_frames_in_float32(switches):
+    """Far from where the ego frame began bfloat16 poses would be metres off, and float32 geometry refuses them."""
+    data, model = SmallData(), randomised(temporal_model(dataclasses.replace(BOTH, **switches)))
+    before = previous_frames(data, 2, 2)
+    full, half = (
+        Predictor(model, device="cpu", precision=name).features(data.frame(2), before)
+        for name in ("float32", "bfloat16")
+    )
+    assert half.dtype == torch.float32 and not torch.equal(full, half)
+    assert (half - full).norm() < 0.1 * full.norm()
+
+
+def test_bfloat16_trains_with_previous_frames_and_moved_images():
+    augment = AugmentConfig(resize=(0.9, 1.1), flip=0.5)
+    config = small_training(model=temporal_model(frozen=False), bf16=True, augment=augment)
+    data, model = SmallData(), GSRender(config.model).train()
+    frames = TrainingFrames(data, model, torch.device("cpu"), 0.5, 1.0)
+    frames.bf16 = True
+    terms = Objective(config, model, frames)(2)
+    assert all(torch.isfinite(value) for value in terms.values())
+
+
 def test_a_network_without_history_does_not_look_back():
     predictor = Predictor(GSRender(small_model()), device="cpu", precision="float32")
     data = SmallData()
