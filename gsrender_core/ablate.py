@@ -6,6 +6,7 @@ pictures. Starting it again continues where it stopped.
 """
 
 import dataclasses
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -18,20 +19,17 @@ from pathlib import Path
 
 import torch
 
-from gsrender_core.checkpoint import load_checkpoint
+from gsrender_core.checkpoint import load_checkpoint, read_header
 from gsrender_core.config import TrainConfig
 from gsrender_core.data.lidar_labels import LabelOptions
 from gsrender_core.data.nuscenes import NuScenes
 from gsrender_core.evaluate import study_scores
 from gsrender_core.studies import STUDIES, Run, plan
 from gsrender_core.study_pictures import frame_with_most_vehicles, write_bars, write_comparison
-from gsrender_core.study_table import SCORES_VERSION, scores_of, tabulate, write_table
+from gsrender_core.study_table import SCORES_VERSION, STUDY_TAUS, scores_of, tabulate, write_table
 from gsrender_core.train import Trainer
 
 logger = logging.getLogger(__name__)
-
-BEST = "best.safetensors"
-STUDY_TAUS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.75)  # scored beside the model's own
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,9 @@ def run_study(
     if unknown:
         known = ", ".join(repr(variant.name) for variant in study.variants)
         raise ValueError(f"study {name} has no variant {unknown[0]!r}; known: {known}")
-    if laboratory.held_out == laboratory.data:
+    if base.model.readout != "voxel":
+        raise ValueError(f"model.readout {base.model.readout!r}: studies score both read-outs; set it to voxel")
+    if laboratory.held_out.resolve() == laboratory.data.resolve():
         scenes = open_scenes(laboratory.data, None, base).scene_names
         count = max(1, len(scenes) // 8)
         if len(scenes) < count + base.validation_scenes + 1:
@@ -90,8 +90,8 @@ def run_study(
     table = tabulate(study, base, seeds, laboratory.out)
     path = write_table(name, table, laboratory.out)
     write_bars(name, table, laboratory.out / f"{name}.png")
-    first_seed = {run.variant: run.folder(laboratory.out / "runs") / BEST for run in plan(study, base, 1)}
-    checkpoints = {variant: checkpoint for variant, checkpoint in first_seed.items() if checkpoint.exists()}
+    folders = {run.variant: (run.folder(laboratory.out / "runs"), run.config) for run in plan(study, base, 1)}
+    checkpoints = {variant: _result(*run) for variant, run in folders.items() if _trained(*run)}
     held_out = open_scenes(laboratory.held_out, laboratory.held_out_scenes, base)
     index = frame_with_most_vehicles(held_out, range(0, len(held_out), laboratory.every), base.model.grid)
     write_comparison(checkpoints, held_out, index, laboratory.out / f"{name}_comparison.png", laboratory.device)
@@ -134,6 +134,12 @@ def execute(runs: list[Run], laboratory: Laboratory, workers: int) -> list[Path]
     return failed
 
 
+def _digest(root: Path) -> str:
+    """Eight hexadecimal digits of a data set's table of samples: two folders of one name are not one data set."""
+    tables = sorted(root.glob("v1.0-*/sample.json"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in tables)).hexdigest()[:8]
+
+
 def _claim(laboratory: Laboratory) -> None:
     """Bind the folder to its data: scores on other data must not mix in one table."""
     record = {
@@ -142,6 +148,7 @@ def _claim(laboratory: Laboratory) -> None:
         "train_scenes": laboratory.train_scenes and list(laboratory.train_scenes),
         "held_out_scenes": laboratory.held_out_scenes and list(laboratory.held_out_scenes),
         "every": laboratory.every,
+        "samples": [_digest(laboratory.data), _digest(laboratory.held_out)],
     }
     path = laboratory.out / "laboratory.json"
     if path.exists():
@@ -169,15 +176,26 @@ def _start_worker(laboratory: Laboratory) -> None:
 
 def open_scenes(root: Path, scenes: tuple[str, ...] | None, config: TrainConfig) -> NuScenes:
     """A data set as a run's configuration wants it read."""
-    options = LabelOptions(config.renderocc_labels, config.drop_occluded)
+    options = LabelOptions(config.renderocc_labels, config.drop_occluded, config.hold_out_labels)
     return NuScenes(root, config.model.image_size, scenes=scenes, label_options=options)
 
 
 def _dataset(root: Path, scenes: tuple[str, ...] | None, config: TrainConfig) -> NuScenes:
-    key = (root, scenes, config.model.image_size, config.renderocc_labels, config.drop_occluded)
+    key = (root, scenes, config.model.image_size, config.renderocc_labels, config.drop_occluded, config.hold_out_labels)
     if key not in _worker:
         _worker[key] = open_scenes(root, scenes, config)
     return _worker[key]
+
+
+def _trained(folder: Path, config: TrainConfig) -> bool:
+    """Whether a run reached its last step; its best checkpoint alone appears at the first validation already."""
+    last = folder / "last.safetensors"
+    return last.exists() and read_header(last)["info"]["steps"] >= config.steps
+
+
+def _result(folder: Path, config: TrainConfig) -> Path:
+    """The checkpoint that a finished run is judged by."""
+    return folder / ("best.safetensors" if config.validation_scenes else "last.safetensors")
 
 
 def _work(run: Run) -> float:
@@ -187,7 +205,7 @@ def _work(run: Run) -> float:
         raise SystemExit(1)  # whoever wanted the run is gone
     laboratory: Laboratory = _worker["laboratory"]
     folder = run.folder(laboratory.out / "runs")
-    if not (folder / BEST).exists():
+    if not _trained(folder, run.config):
         resume = (folder / "resume.pt").exists()
         if folder.exists() and not resume:
             shutil.rmtree(folder)  # stopped before its first checkpoint: nothing to continue
@@ -195,7 +213,7 @@ def _work(run: Run) -> float:
         trainer = Trainer(run.config, data, folder, laboratory.device, _worker.get("frames"))
         _worker["frames"] = trainer.objective.frames
         trainer.run(resume)
-    loaded = load_checkpoint(folder / BEST)
+    loaded = load_checkpoint(_result(folder, run.config))
     data = _dataset(laboratory.held_out, laboratory.held_out_scenes, run.config)
     scores = study_scores(loaded.model.eval(), data, range(0, len(data), laboratory.every), STUDY_TAUS)
     scores |= {"version": SCORES_VERSION, "tau": loaded.model.config.tau, "info": loaded.info}

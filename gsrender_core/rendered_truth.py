@@ -22,7 +22,7 @@ from gsrender_core.data.frame import Frame
 from gsrender_core.data.lidar_labels import LabelOptions
 from gsrender_core.data.nuscenes import NuScenes
 from gsrender_core.gaussians import Gaussians
-from gsrender_core.geometry import inverse
+from gsrender_core.geometry import apply, inverse
 from gsrender_core.ray_compensation import compensate_features, compensate_gaussians
 from gsrender_core.render import Cameras, Pixels, render_pixels
 from gsrender_core.voxel_grid import VoxelGrid
@@ -57,8 +57,18 @@ def sampled_truth(semantics: np.ndarray, grid: VoxelGrid, T_curr_adj: np.ndarray
     return Gaussians(centers[keep], torch.full((n, 3), scale), sampled[keep, 0] * opacity, sampled[keep, 1:])
 
 
-def compare(gaussians: Gaussians, frame: Frame, grid: VoxelGrid) -> dict[str, float]:
+def compare(
+    gaussians: Gaussians, frame: Frame, grid: VoxelGrid, T_curr_frame: np.ndarray | None = None
+) -> dict[str, float]:
     """Rendered depth and class against the frame's labels of static classes inside the volume.
+
+    Depth is what the loss compares: alpha-blended, not divided by alpha.
+
+    Args:
+        gaussians: in the frame's ego.
+        frame: cameras and labels.
+        grid: the volume of the frame.
+        T_curr_frame: [4, 4], of an adjacent frame: labels must then lie in the current frame's volume as well.
 
     Returns:
         ``depth_error`` (median) and ``depth_error_mean``, both relative; ``accuracy`` of the class; ``covered``: the
@@ -68,7 +78,10 @@ def compare(gaussians: Gaussians, frame: Frame, grid: VoxelGrid) -> dict[str, fl
     rays = np.linalg.inv(frame.Ks)[labels.camera] @ np.append(labels.uv, np.ones((len(labels), 1)), 1)[..., None]
     at_camera = rays[..., 0] * labels.depth_m[:, None]
     T = frame.T_ego_cam[labels.camera]
-    _, inside = grid.index_of((T[:, :3, :3] @ at_camera[..., None])[..., 0] + T[:, :3, 3])
+    points = (T[:, :3, :3] @ at_camera[..., None])[..., 0] + T[:, :3, 3]
+    _, inside = grid.index_of(points)
+    if T_curr_frame is not None:
+        inside &= grid.index_of(apply(T_curr_frame, points))[1]
     static = ~np.isin(labels.class_id, [*DYNAMIC_IDS]) & (labels.class_id < NUM_CLASSES)
     labels = labels.select(inside & static)
     viewmats = torch.from_numpy(inverse(frame.T_ego_cam)).float()
@@ -76,7 +89,7 @@ def compare(gaussians: Gaussians, frame: Frame, grid: VoxelGrid) -> dict[str, fl
     pixels = Pixels(torch.from_numpy(labels.camera), torch.from_numpy(labels.uv))
     rendered = render_pixels(gaussians, cameras, pixels)
     covered = rendered.alpha > 0.5
-    depth, truth = rendered.expected_depth()[covered], torch.from_numpy(labels.depth_m)[covered]
+    depth, truth = rendered.depth[covered], torch.from_numpy(labels.depth_m)[covered]
     error = (depth - truth).abs() / truth
     right = rendered.logits.argmax(1)[covered] == torch.from_numpy(labels.class_id.astype(np.int64))[covered]
     return {
@@ -111,7 +124,7 @@ def rendered_truth(data: NuScenes, indices: Sequence[int], grid: VoxelGrid) -> d
         moved = compensate_gaussians(gaussians, torch.from_numpy(T_curr_adj).float())
         sampled = sampled_truth(truth.semantics, grid, T_curr_adj, gaussians)
         for name, seen in (("logits", moved), ("features", sampled), ("identity", gaussians)):
-            rows.setdefault(f"next frame, {name}", []).append(compare(seen, other, grid))
+            rows.setdefault(f"next frame, {name}", []).append(compare(seen, other, grid, T_curr_adj))
     if not rows:
         raise ValueError(f"{data.root} has no ground truth (gts/) in the frames asked for")
     return {name: {key: float(np.mean([r[key] for r in got])) for key in got[0]} for name, got in rows.items()}

@@ -108,13 +108,14 @@ def visible_voxels(centers: torch.Tensor, view: View, reach_m: float) -> torch.T
         x, y, z = (centers @ T[:3, :3].T + T[:3, 3]).unbind(1)
         ahead = z + reach_m > 0
         z = z.clamp(min=0.1)
-        in_u = (x * K[0, 0] > -(K[0, 2] * z + reach_m * K[0, 0])) & (
-            x * K[0, 0] < (width - K[0, 2]) * z + reach_m * K[0, 0]
-        )
-        in_v = (y * K[1, 1] > -(K[1, 2] * z + reach_m * K[1, 1])) & (
-            y * K[1, 1] < (height - K[1, 2]) * z + reach_m * K[1, 1]
-        )
-        visible |= ahead & in_u & in_v
+        seen = ahead
+        for along, axis, size in ((x, 0, width), (y, 1, height)):
+            focal, left = K[axis, axis], K[axis, 2]
+            right = size - left
+            # The image's borders are planes through the camera: a distance from them is not one along the axis.
+            before, behind = (reach_m * torch.hypot(focal, edge) for edge in (left, right))
+            seen = seen & (along * focal > -(left * z + before)) & (along * focal < right * z + behind)
+        visible |= seen
     return torch.nonzero(visible).squeeze(1)
 
 

@@ -18,6 +18,9 @@ class Stopped(KeyboardInterrupt):
         super().__init__(message)
         self.signal_number = signal_number
 
+    def __reduce__(self):
+        return type(self), (str(self), self.signal_number)  # how it travels between processes
+
 
 class StopSignals:
     """A context in which the first SIGTERM or SIGINT is only noted in ``received``.

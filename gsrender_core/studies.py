@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from gsrender_core.config import (
     DepthConfig,
     EncoderConfig,
@@ -26,7 +28,7 @@ from gsrender_core.config import (
 from gsrender_core.voxel_grid import VoxelGrid
 
 OFF = {"compensation": "none"}
-OWN_RAYS = {"loss.ray": 1.0}  # direct ray supervision by the frame's own labels
+OWN_RAYS = {"loss.ray": 1.0, "ray_adjacent": []}  # direct ray supervision by the frame's own labels
 ALL_RAYS = {"loss.ray": 1.0, "ray_adjacent": [-2, -1, 1, 2]}  # and by those of its neighbours, as packaged
 UNRENDERED = {"loss.semantic": 0.0, "loss.depth": 0.0}
 NERF = {"model.head.kind": "nerf"}
@@ -100,21 +102,33 @@ class Run:
         return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
 
     def folder(self, runs: Path) -> Path:
-        """The run's folder; one that exists under another variant's name is used."""
+        """The run's folder; one that exists under another variant's name is used.
+
+        Raises:
+            ValueError: a folder of this name was made with another configuration: a default has changed since.
+        """
         for existing in sorted(runs.glob(f"*-{self.digest}-s{self.config.seed}")):
+            self._check(existing / "config.yaml")
             return existing
         return runs / self.name
 
+    def _check(self, path: Path) -> None:
+        if path.is_file():
+            stored, mine = yaml.safe_load(path.read_text(encoding="utf-8")), to_dict(self.config)
+            other = _difference(stored, mine)
+            if other:
+                raise ValueError(f"{path} was made with other defaults of {', '.join(other)}; choose another --out")
+
 
 def _difference(values: dict, defaults: dict) -> dict:
-    """The entries of nested plain values that differ from the defaults."""
+    """The entries of nested plain values that differ from those of the defaults; keys unknown there are left out."""
     result = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            inner = _difference(value, defaults[key])
+            inner = _difference(value, defaults.get(key, {}))
             if inner:
                 result[key] = inner
-        elif value != defaults[key]:
+        elif key in defaults and value != defaults[key]:
             result[key] = value
     return result
 
@@ -128,7 +142,11 @@ def plan(study: Study, base: TrainConfig, seeds: int) -> list[Run]:
     ]
 
 
-FEATURES = Variant("rc features +1", note="the paper's setting: k = +1, omega 0.8, alpha 0.1")
+FEATURES = Variant(
+    "rc features +1",
+    {"compensation": "features", "adjacent": [1], "loss.omega": 0.8, "loss.alpha": 0.1, "loss.ray": 0.0},
+    note="the paper's setting",
+)
 
 STUDIES: dict[str, Study] = {
     "rc": Study(
@@ -180,7 +198,11 @@ STUDIES: dict[str, Study] = {
             FEATURES,
             Variant("k = -1", {"adjacent": [-1]}),
             Variant("k = -2 .. +2", {"adjacent": [-2, -1, 1, 2], "adjacent_per_step": 0}),
-            Variant("k = -2 .. +2, one a step", {"adjacent": [-2, -1, 1, 2]}, 1.0, "drawn at random: the price of one"),
+            Variant(
+                "k = -2 .. +2, one a step",
+                {"adjacent": [-2, -1, 1, 2], "adjacent_per_step": 1},
+                note="drawn at random: the price of one",
+            ),
             Variant("k = +2", {"adjacent": [2]}),
             Variant("k = -2", {"adjacent": [-2]}),
             Variant("k = -2, -1", {"adjacent": [-2, -1], "adjacent_per_step": 0}),

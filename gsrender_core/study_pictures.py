@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from gsrender_core.classes import FREE
+from gsrender_core.data.frame import previous_frames
 from gsrender_core.data.nuscenes import NuScenes
 from gsrender_core.data.occ3d_labels import on_grid
 from gsrender_core.metrics.duplicates import VEHICLE_IDS
@@ -57,7 +58,8 @@ def write_comparison(checkpoints: dict[str, Path], data: NuScenes, index: int, p
     for name, checkpoint in list(checkpoints.items())[:COLUMNS]:
         predictor = Predictor.load(checkpoint, device, "float32")
         grid = predictor.grid
-        semantics = predictor(frame).semantics
+        previous = previous_frames(data, index, predictor.frames_before)
+        semantics = predictor(frame, previous=previous).semantics
         predictions[f"{name} ({int((semantics != FREE).sum())} voxels)"] = semantics
     if grid is not None and truth is not None:
         cv2.imwrite(str(path), comparison_picture(frame, truth, predictions, grid))

@@ -3,13 +3,14 @@ import json
 import math
 
 import pytest
+import yaml
 from small import small_model, small_training
 
 from gsrender_core import ablate
 from gsrender_core.ablate import Laboratory, run_study
 from gsrender_core.config import TrainConfig, to_dict
 from gsrender_core.studies import STUDIES, Run, Study, Variant, laboratory, plan
-from gsrender_core.study_table import SCORES_VERSION, Spread, at_occupancy, markdown, scores_of, tabulate
+from gsrender_core.study_table import SCORES_VERSION, Spread, at_occupancy, differences, markdown, scores_of, tabulate
 from gsrender_core.voxel_grid import VoxelGrid
 from gsrender_core.world import generate_world
 
@@ -35,8 +36,9 @@ def test_variants_change_what_they_say_and_nothing_else(name, base):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_names_and_configurations_are_unique_within_a_study(name):
-    runs = plan(STUDIES[name], laboratory(), 1)
+@pytest.mark.parametrize("base", [laboratory(), TrainConfig()], ids=["laboratory", "full"])
+def test_names_and_configurations_are_unique_within_a_study(name, base):
+    runs = [run for run in plan(STUDIES[name], base, 1) if "scales start" not in run.variant]  # where others start
     assert len({run.variant for run in runs}) == len(runs)
     assert len({run.digest for run in runs}) == len(runs)
 
@@ -70,6 +72,50 @@ def test_spread():
     assert spread.text(100, 1) == "20.0 ± 14.1"
     assert Spread.of([0.25]).text(100, 1, signed=True) == "+25.0"
     assert Spread.of([]).text(1, 1) == "-"
+
+
+def scores(rayiou: dict, occupied: dict, tau: float = 0.2) -> dict:
+    curve = {
+        str(t): {"rayiou": rayiou[t], "miou": 0.1, "occupied": occupied[t], "extra_runs": occupied[t] / 1000}
+        for t in rayiou
+    }
+    return {"voxel": curve, "splat": None, "truth": {"occupied": 100.0}, "constant": {"rayiou": 0.0}, "tau": tau}
+
+
+def test_differences_are_those_of_the_second_run_against_the_first():
+    first = scores({0.1: 0.1, 0.2: 0.3}, {0.1: 200.0, 0.2: 50.0})
+    second = scores({0.1: 0.2, 0.2: 0.35}, {0.1: 200.0, 0.2: 50.0}, tau=0.1)
+    found = differences(first, second)
+    assert found["rayiou"] == pytest.approx(0.2 - 0.3)  # each at its own tau
+    assert found["rayiou_best"] == pytest.approx(0.05)
+    assert 0.05 < found["rayiou_occupancy"] < 0.1
+    assert found["extra_tau"] == found["extra_occupancy"] == pytest.approx(0.0)
+    assert math.isnan(found["rayiou_splat"])
+
+
+def test_a_table_pairs_runs_of_one_seed(tmp_path):
+    study = Study("?", "!", (Variant("a"), Variant("b", {"pixels": 5})))
+    for run in plan(study, laboratory(), 3):
+        value = {("a", 0): 0.1, ("a", 1): 0.3, ("b", 1): 0.35, ("b", 2): 0.9}.get((run.variant, run.config.seed))
+        if value is not None:
+            folder = run.folder(tmp_path / "runs")
+            folder.mkdir(parents=True)
+            text = {"version": SCORES_VERSION, **scores({0.2: value}, {0.2: 100.0})}
+            (folder / "scores.json").write_text(json.dumps(text))
+    a, b = tabulate(study, laboratory(), 3, tmp_path)["rows"]
+    assert a["spread"]["rayiou"]["n"] == b["spread"]["rayiou"]["n"] == 2
+    assert b["difference"]["rayiou"]["n"] == 1 and b["difference"]["rayiou"]["mean"] == pytest.approx(0.05)
+
+
+def test_a_run_made_with_other_defaults_is_not_taken_for_the_same(tmp_path):
+    run = Run("a", laboratory())
+    run.folder(tmp_path).mkdir()
+    stored = to_dict(run.config)
+    stored["loss"]["object_weight"] += 1
+    del stored["pixels"]  # a key that came later
+    (run.folder(tmp_path) / "config.yaml").write_text(yaml.safe_dump(stored))
+    with pytest.raises(ValueError, match="made with other defaults of loss"):
+        run.folder(tmp_path)
 
 
 def test_figures_at_an_occupancy_lie_between_the_thresholds():

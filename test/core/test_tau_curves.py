@@ -48,3 +48,15 @@ def test_equal_rows_are_merged_and_empty_grids_left_out():
 def test_every_number_of_points_agrees_on_lines():
     b = curve((0.1, 400.0, 5.0), (0.4, 100.0, 2.0))
     assert np.ptp([at_equal_occupancy(A, b, "x", points) for points in (2, 9, 50)]) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_band_leaves_out_occupancies_beyond_it():
+    b = curve((0.1, 400.0, 9.0), (0.2, 200.0, 2.0), (0.4, 100.0, 1.0))  # differs above 200 voxels only
+    assert at_equal_occupancy(A, b, "x", band=(50.0, 200.0)) == pytest.approx(0.0)
+    assert at_equal_occupancy(A, b, "x", band=(300.0, 1e9)) == pytest.approx((2.5 + 5.0) / 2, rel=0.1)
+    assert math.isnan(at_equal_occupancy(A, b, "x", band=(500.0, 900.0)))
+
+
+def test_equal_tau_over_given_thresholds_only():
+    b = curve((0.1, 400.0, 5.0), (0.2, 200.0, 4.0), (0.4, 100.0, 1.0))
+    assert at_equal_tau(A, b, "x", taus=(0.2, 0.4, 0.7)) == pytest.approx(1.0)
