@@ -33,6 +33,16 @@ def _image_size(text: str) -> tuple[int, int]:
     return width, height
 
 
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
 def _check_json(path: str | None) -> None:
     """Refuse a target that cannot be written before the work is done, not after."""
     if path:
@@ -57,7 +67,12 @@ def _dataset(args, image_size: tuple[int, int], label_options=None):
     from gsrender_core.data.nuscenes import NuScenes
 
     return NuScenes(
-        Path(args.data), image_size=image_size, scenes=args.scenes, label_options=label_options, split=args.split
+        Path(args.data),
+        image_size=image_size,
+        version=args.data_version,
+        scenes=args.scenes,
+        label_options=label_options,
+        split=args.split,
     )
 
 
@@ -143,7 +158,10 @@ def _eval(args) -> None:
     if args.train_data:
         # The same folder may hold both: with a split, only its training part.
         split = "train" if args.split else None
-        training = NuScenes(Path(args.train_data), image_size=predictor.image_size, split=split)
+        # A version that is named is that of --data; the training data may have another, where it has but one.
+        named = args.data_version and (Path(args.train_data) / args.data_version).is_dir()
+        version = args.data_version if named else None
+        training = NuScenes(Path(args.train_data), image_size=predictor.image_size, version=version, split=split)
         majority = majority_grid(training, range(len(training)), predictor.grid)
     data = _dataset(args, predictor.image_size)
     result = evaluate(predictor, data, majority, not args.no_controls, _progress("sample"))
@@ -253,6 +271,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--data", required=True, metavar="DATA", help="folder in the nuScenes schema")
         sub.add_argument("--scenes", nargs="+", metavar="NAME", help="only these scenes")
         sub.add_argument("--split", choices=("train", "val"), help="only this split of Occ3D's annotations.json")
+        sub.add_argument("--data-version", metavar="NAME", help="as v1.0-trainval, where DATA holds several versions")
         sub.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
 
     p = command("world", _world, "Write a synthetic driving world in the nuScenes schema, with Occ3D ground truth.")
@@ -277,13 +296,13 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--data", required=True, metavar="DATA", help="training scenes, nuScenes schema")
     p.add_argument("--held-out", metavar="DATA", help="scored scenes; default the last eighth of DATA's")
     p.add_argument("--out", required=True, metavar="DIR", help="folder of runs and tables; studies share equal runs")
-    p.add_argument("--seeds", type=int, default=3, help="runs a variant (default 3)")
+    p.add_argument("--seeds", type=_positive, default=3, help="runs a variant (default 3)")
     p.add_argument("--config", metavar="FILE", help="base configuration; default the laboratory of studies.py")
-    p.add_argument("--steps", type=int, help="instead of the base configuration's")
+    p.add_argument("--steps", type=_positive, help="instead of the base configuration's")
     p.add_argument("--variants", nargs="+", metavar="NAME", help="only these of the study")
-    p.add_argument("--every", type=int, default=4, help="score each such held-out frame (default 4)")
-    p.add_argument("--workers", type=int, default=2, help="runs at a time (default 2)")
-    p.add_argument("--threads", type=int, help="threads a run; default the processors shared among the workers")
+    p.add_argument("--every", type=_positive, default=4, help="score each such held-out frame (default 4)")
+    p.add_argument("--workers", type=_positive, default=2, help="runs at a time (default 2)")
+    p.add_argument("--threads", type=_positive, help="threads a run; default the processors shared among the workers")
     p.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
 
     p = command("eval", _eval, "Score a checkpoint against Occ3D ground truth, with controls.")

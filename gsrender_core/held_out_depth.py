@@ -28,6 +28,7 @@ from gsrender_core.splatting import splat_view
 from gsrender_core.statistics import voxel_features
 from gsrender_core.training_frames import FrameLabels
 from gsrender_core.views import View
+from gsrender_core.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,12 @@ class HeldOutDepth:
         )
         maps, before = self.depth_maps(model), Path(out) / "held_out_before.npz"
         if step == 0:
-            np.savez_compressed(before, depth_m=maps.astype(np.float16))
+
+            def write(partial: Path) -> None:
+                with partial.open("wb") as file:  # given a name, NumPy appends .npz to it
+                    np.savez_compressed(file, depth_m=maps.astype(np.float16))
+
+            write_whole(before, write)
         elif before.is_file():
             picture = self.picture(read_npz_arrays(before, ("depth_m",))["depth_m"], maps)
             write_jpg(Path(out) / "held_out_depth.jpg", picture)

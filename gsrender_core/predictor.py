@@ -23,7 +23,7 @@ def resolve_device(device: str) -> torch.device:
     """``auto`` means CUDA where there is one, else the CPU.
 
     Raises:
-        ValueError: CUDA is asked for and not there, or the name is unknown.
+        ValueError: CUDA or a GPU of that number is asked for and not there, or the name is unknown.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -37,6 +37,8 @@ def resolve_device(device: str) -> torch.device:
         raise ValueError(
             f"device {device!r} asked for, but torch {torch.__version__} sees no CUDA GPU; use cpu or auto"
         )
+    if resolved.type == "cuda" and (resolved.index or 0) >= (count := torch.cuda.device_count()):
+        raise ValueError(f"device {device!r} asked for, but there are {count} CUDA GPUs: cuda:0 .. cuda:{count - 1}")
     return resolved
 
 

@@ -42,7 +42,7 @@ class Watch:
 
     Args:
         out: the run's folder; exists.
-        step: the first step that is reported: a resumed run's events after it are replaced.
+        step: what a resumed run goes on from, 0 for a fresh one: events after it are replaced, its own stay.
     """
 
     def __init__(self, out: Path, step: int = 0):
@@ -79,7 +79,7 @@ def _event_writer(out: Path, step: int):
     except ImportError as error:
         logger.debug("no TensorBoard event files: %s", error)
         return None
-    return SummaryWriter(str(out), purge_step=step if step > 0 else None)
+    return SummaryWriter(str(out), purge_step=step + 1 if step > 0 else None)
 
 
 def scalars(row: dict) -> dict[str, float]:

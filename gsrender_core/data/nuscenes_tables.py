@@ -105,7 +105,7 @@ def find_version(root: Path, version: str | None) -> str:
         raise FileNotFoundError(f"data set folder {root} does not exist")
     known = sorted(p.name for p in root.glob("v1.0-*") if p.is_dir())
     if version is None and len(known) > 1:
-        raise ValueError(f"{root} holds several versions {known}; choose one with version=")
+        raise ValueError(f"{root} holds several versions {known}; choose one with version= (--data-version)")
     if not known or version not in (None, *known):
         raise FileNotFoundError(
             f"{root} has no {version or 'v1.0-*'} folder with tables; versions there: {known or 'none'}. "

@@ -50,3 +50,12 @@ def test_image_size_is_checked(capsys):
     with pytest.raises(SystemExit):
         main(["world", "out", "--image-size", "wide"])
     assert "is not WIDTHxHEIGHT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--workers", "--seeds", "--every", "--threads", "--steps"])
+@pytest.mark.parametrize("value", ["0", "-1", "two"])
+def test_counts_of_a_study_are_checked_before_it_starts(option, value, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["ablate", "rc", "--data", "nowhere", "--out", str(tmp_path / "out"), option, value])
+    assert f"argument {option}: '{value}' is not a whole number of at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ from gsrender_core.checkpoint import load_checkpoint, read_header, save_checkpoi
 from gsrender_core.config import DepthConfig
 from gsrender_core.gradient_step import make_optimizer
 from gsrender_core.model.gsrender import GSRender
-from gsrender_core.predictor import Predictor
+from gsrender_core.predictor import Predictor, resolve_device
 from gsrender_core.train import Trainer, learning_rate, split_scenes
 
 
@@ -92,6 +92,14 @@ def test_predictor_refuses_frames_of_another_size(tmp_path):
         Predictor(GSRender(small_training().model), device="cpu", precision="half")
     with pytest.raises(ValueError, match="unknown device"):
         Predictor(GSRender(small_training().model), device="tpu9")
+
+
+def test_a_gpu_that_is_not_there_is_refused_by_number(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match="'cuda:2' asked for, but there are 2 CUDA GPUs"):
+        resolve_device("cuda:2")
 
 
 def test_frames_that_cannot_be_read_are_skipped_counted_and_named(tmp_path, caplog):
