@@ -101,6 +101,8 @@ def _train(args) -> int:
     from gsrender_core.stop_signals import Stopped
     from gsrender_core.train import Trainer
 
+    if args.init and args.resume:
+        raise ValueError("--init is for a fresh run; --resume goes on with the run's own weights: leave one out")
     config = TrainConfig() if args.config == "default" else load_train_config(args.config)
     if args.steps is not None:
         config = dataclasses.replace(config, steps=args.steps)
@@ -109,7 +111,7 @@ def _train(args) -> int:
     group = Group(args.device)
     try:
         trainer = Trainer(config, data, Path(args.out), args.device, group=group)
-        if args.init and not args.resume:
+        if args.init:
             trainer.start_from(_checkpoint(args.init))
         best = trainer.run(args.resume)
     except Stopped as stopped:

@@ -1,6 +1,7 @@
 """The training loop: one screen to read, resumable at any checkpoint."""
 
 import dataclasses
+import hashlib
 import json
 import logging
 import math
@@ -108,8 +109,8 @@ class Trainer:
         self.objective = Objective(config, self.model, self.frames)
         self.gradient = GradientStep(config, self.model, self.objective, self.group)
         self.ema, self.trained = self.gradient.ema, self.gradient.trained
-        train_scenes, self.validation_scenes = split_scenes(dataset.scene_names, config.validation_scenes)
-        self.indices = [i for scene in train_scenes for i in dataset.indices_of(scene)]
+        self.train_scenes, self.validation_scenes = split_scenes(dataset.scene_names, config.validation_scenes)
+        self.indices = [i for scene in self.train_scenes for i in dataset.indices_of(scene)]
         held_out = [i for scene in self.validation_scenes for i in dataset.indices_of(scene)]
         stride = max(1, len(held_out) // max(1, config.validation_frames))
         self.validation = held_out[::stride][: config.validation_frames]
@@ -185,14 +186,17 @@ class Trainer:
         if self.step == 0:
             self._on_first(self._watch)
             self._on_first(self._measure_held_out)
-        started, steps_before = time.monotonic() - self.seconds, self.step
+        started = time.monotonic() - self.seconds
         while self.step < c.steps:
             terms = self._train_step(lambda: signals.received is not None)
             self.step += 1
             self.seconds = time.monotonic() - started
             last = self.step == c.steps
             if self._logged(self.step):
-                self._on_first(self._log, terms, steps_before)
+                self._on_first(self._log, terms)
+            if last:  # what the last validation may raise must not cost the steps
+                self.group.require_equal(self.gradient.checksum(), "weights")
+                self._on_first(self._save, self.out / "resume.pt", required=True)
             if last or self.step % c.validate_every == 0:
                 self._on_first(self._judge, required=last)
             if last or self._stop or self.step % c.checkpoint_every == 0:
@@ -203,7 +207,7 @@ class Trainer:
                 raise Stopped(
                     f"stopped by {signal.Signals(number).name} after step {self.step} of {c.steps}, checkpoint saved; "
                     f"go on with: gsrender train {self.out}/config.yaml --data {getattr(self.dataset, 'root', 'DATA')} "
-                    f"--out {self.out} --resume",
+                    f"--out {self.out} --resume and its own --split, --scenes, --data-version, --device",
                     number,
                 )
 
@@ -274,7 +278,9 @@ class Trainer:
         draws = [d for s in steps for d in self.group.share(list(range(s * batch, (s + 1) * batch)))]
         coming = [self._frame_index(d) for d in draws]
         before = range(-self.config.model.view.frames_before, 0)
-        ks = sorted({*self.config.ray_adjacent, *self.config.adjacent} - set(before))
+        rays = self.config.ray_adjacent if self.config.loss.ray > 0 else ()
+        rendered = self.config.adjacent if self.config.compensation != "none" else ()
+        ks = sorted({*rays, *rendered} - set(before))
         adjacent = self.dataset.adjacent
         seen = [j for i in coming for k in (0, *before) if (j := adjacent(i, k) if k else i) is not None]
         self.frames.read_ahead(seen, [j for i in coming for k in ks if (j := adjacent(i, k)) is not None])
@@ -287,7 +293,7 @@ class Trainer:
             self._order = epoch, torch.randperm(len(self.indices), generator=generator).tolist()
         return self.indices[self._order[1][position]]
 
-    def _log(self, terms: dict[str, float], steps_before: int) -> None:
+    def _log(self, terms: dict[str, float]) -> None:
         per_step = self.seconds / max(1, self.step)
         left_min = (self.config.steps - self.step) * per_step / 60
         line = {"step": self.step, "seconds": round(self.seconds, 1)}
@@ -369,11 +375,34 @@ class Trainer:
             "best": self.best,
             "seconds": self.seconds,
             "tau": self.tau,
+            "started_from": self.started_from,
+            "skipped": sorted(self.skipped),
+            "data": self._data(),
             **self.gradient.state_dict(),
         }
         write_whole(path, lambda partial: torch.save(state, partial))
 
     def _restore(self, state: dict) -> None:
+        self._require_same_data(state)
         self.gradient.load_state_dict(state)
         self.step, self.best, self.seconds, self.tau = (state[k] for k in ("step", "best", "seconds", "tau"))
+        self.started_from, self.skipped = state.get("started_from"), set(state.get("skipped", ()))
         logger.info("resumed at step %d", self.step)
+
+    def _data(self) -> dict:
+        """What a run learns from and is validated on, so that it does not go on with other data."""
+        tokens = "\n".join(getattr(self.dataset, "tokens", ()))
+        return {
+            "training scenes": list(self.train_scenes),
+            "validation scenes": list(self.validation_scenes),
+            "samples": hashlib.sha256(tokens.encode()).hexdigest(),
+        }
+
+    def _require_same_data(self, state: dict) -> None:
+        stored, mine = state.get("data"), self._data()
+        other = [name for name in mine if stored is not None and stored.get(name) != mine[name]]
+        if other:
+            raise ValueError(
+                f"{self.out} was trained on other data: its {', '.join(other)} differ; resume with the --data, "
+                "--data-version, --scenes and --split that it began with"
+            )

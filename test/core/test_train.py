@@ -47,6 +47,22 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    first = Trainer(small_training(steps=2), SmallData(), tmp_path, "cpu")
+    first.skipped, first.started_from = {1}, {"checkpoint": "a", "steps": 3}
+    first._save(tmp_path / "resume.pt")
+    data = SmallData()
+    data.scene_names = ("b",)
+    with pytest.raises(ValueError, match="other data: its training scenes differ"):
+        Trainer(small_training(steps=2), data, tmp_path, "cpu").run(resume=True)
+    again, state = Trainer(small_training(steps=2), SmallData(), tmp_path, "cpu"), torch.load(tmp_path / "resume.pt")
+    again._restore(state)
+    assert again.skipped == {1} and again.started_from == {"checkpoint": "a", "steps": 3}
+    for name in ("data", "skipped", "started_from"):  # of an earlier version
+        del state[name]
+    again._restore(state)
+
+
 def test_schedule_and_split():
     config = small_training(steps=100, warmup_steps=10, learning_rate=1.0)
     assert learning_rate(config, 0) == pytest.approx(0.1) and learning_rate(config, 10) == pytest.approx(1.0)
