@@ -90,11 +90,15 @@ def run_study(
     table = tabulate(study, base, seeds, laboratory.out)
     path = write_table(name, table, laboratory.out)
     write_bars(name, table, laboratory.out / f"{name}.png")
-    folders = {run.variant: (run.folder(laboratory.out / "runs"), run.config) for run in plan(study, base, 1)}
-    checkpoints = {variant: _result(*run) for variant, run in folders.items() if _trained(*run)}
+    shown = {}
+    for run in plan(study, base, 1):
+        folder = run.folder(laboratory.out / "runs")
+        scores = scores_of(folder)
+        if scores is not None:
+            shown[run.variant] = _result(folder, run.config), scores
     held_out = open_scenes(laboratory.held_out, laboratory.held_out_scenes, base)
     index = frame_with_most_vehicles(held_out, range(0, len(held_out), laboratory.every), base.model.grid)
-    write_comparison(checkpoints, held_out, index, laboratory.out / f"{name}_comparison.png", laboratory.device)
+    write_comparison(shown, held_out, index, laboratory.out / f"{name}_comparison.png", laboratory.device)
     logger.info("%s and pictures beside it", path)
     return len(failed)
 

@@ -1,11 +1,11 @@
 """Pictures of a study: bars with their spread over seeds, and the variants' predictions beside the truth."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from gsrender_core.classes import FREE
 from gsrender_core.data.frame import previous_frames
 from gsrender_core.data.nuscenes import NuScenes
 from gsrender_core.data.occ3d_labels import on_grid
@@ -23,8 +23,8 @@ def write_bars(name: str, table: dict, path: Path) -> None:
     panels = []
     for key, title, factor, unit in (
         ("rayiou", "RayIoU", 100, "%"),
+        ("rayiou_splat", "RayIoU, splat read-out at its best tau", 100, "%"),
         ("miou", "mIoU", 100, "%"),
-        ("rayiou_equal", "RayIoU at the truth's occupancy", 100, "%"),
         ("extra_equal", "extra runs a ray at the truth's occupancy", 1, ""),
     ):
         spread = [row["spread"][key] for row in table["rows"]]
@@ -51,15 +51,35 @@ def frame_with_most_vehicles(data: NuScenes, indices, grid) -> int:
     return max(indices, key=vehicles)
 
 
-def write_comparison(checkpoints: dict[str, Path], data: NuScenes, index: int, path: Path, device: str) -> None:
-    """Draw what checkpoints of several variants predict for one frame beside its truth, each at its own tau."""
+def nearest_tau(scores: dict) -> tuple[str, float]:
+    """Read-out and tau at which a run predicts about as much as the truth holds: pictures compare like with like.
+
+    The splat read-out where the head has Gaussians: it shows them where they are.
+    """
+    readout = "splat" if scores.get("splat") else "voxel"
+    truth = scores["truth"]["occupied"]
+    return readout, float(min(scores[readout], key=lambda tau: abs(scores[readout][tau]["occupied"] - truth)))
+
+
+def write_comparison(runs: dict[str, tuple[Path, dict]], data: NuScenes, index: int, path: Path, device: str) -> None:
+    """Draw what several variants predict for one frame beside its truth, each about as full as the truth.
+
+    Args:
+        runs: checkpoint and scores by variant.
+        data: scored scenes.
+        index: the frame.
+        path: of the picture.
+        device: of the networks.
+    """
     frame, truth = data.frame(index, labels=False), data.ground_truth(index)
     predictions, grid = {}, None
-    for name, checkpoint in list(checkpoints.items())[:COLUMNS]:
+    for name, (checkpoint, scores) in list(runs.items())[:COLUMNS]:
         predictor = Predictor.load(checkpoint, device, "float32")
         grid = predictor.grid
+        readout, tau = nearest_tau(scores)
+        predictor.model.config = replace(predictor.model.config, readout=readout)
         previous = previous_frames(data, index, predictor.frames_before)
-        semantics = predictor(frame, previous=previous).semantics
-        predictions[f"{name} ({int((semantics != FREE).sum())} voxels)"] = semantics
+        predictions[name] = predictor(frame, tau, previous=previous).semantics
     if grid is not None and truth is not None:
-        cv2.imwrite(str(path), comparison_picture(frame, truth, predictions, grid))
+        title = f"{frame.scene}: each at the tau where it predicts about as many voxels as the truth"
+        cv2.imwrite(str(path), comparison_picture(frame, truth, predictions, grid, title))
