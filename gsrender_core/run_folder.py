@@ -1,5 +1,6 @@
 """The folder of a training run: what must be so before a run starts or goes on in it."""
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -22,7 +23,10 @@ def prepare(out: Path, config: TrainConfig, resume: bool) -> dict | None:
         ValueError: the run is at its end, or its state is damaged or another model's.
     """
     resume_file, state = out / "resume.pt", None
-    if resume:
+    if resume and not resume_file.exists() and (out / "config.yaml").exists():
+        logger.info("%s stopped before its first checkpoint: it starts anew", out)
+        (out / "log.jsonl").unlink(missing_ok=True)
+    elif resume:
         if not resume_file.exists():
             raise FileNotFoundError(f"{resume_file} does not exist: nothing to resume; start without --resume")
         state = read_state(resume_file, config)
@@ -52,9 +56,9 @@ def read_state(path: Path, config: TrainConfig) -> dict:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file; all mean the same to the user
-        raise ValueError(f"{path} cannot be resumed from ({error}); delete it to start anew") from error
+        raise ValueError(f"{path} cannot be resumed from ({error}); delete the folder to start anew") from error
     if not isinstance(state, dict) or not {"config", "step", "best", "tau", "seconds"} <= set(state):
-        raise ValueError(f"{path} was not written by `gsrender train`; delete it to start anew")
+        raise ValueError(f"{path} was not written by `gsrender train`; delete the folder to start anew")
     stored, mine = json.loads(state["config"]), to_dict(config)
     if stored["model"] != mine["model"]:
         raise ValueError(f"{path} belongs to another model configuration; use the run's own config.yaml")
@@ -74,3 +78,44 @@ def rows_until(log: str, step: int) -> str:
         if row["step"] <= step:
             kept.append(line + "\n")
     return "".join(kept)
+
+
+def readable(dataset, indices: list[int]) -> list[int]:
+    """The validation frames that can be read with their ground truth; each other one is named and left out.
+
+    Looked at before a run starts: one broken file must not end it hours later, at its first validation.
+    """
+    usable = []
+    for i in indices:
+        try:
+            dataset.ground_truth(i)
+            dataset.frame(i, labels=False)
+        except (ValueError, OSError) as error:
+            logger.warning("validation frame %d is left out: %s", i, error)
+        else:
+            usable.append(i)
+    return usable
+
+
+def data_of(dataset, train_scenes: list[str], validation_scenes: list[str]) -> dict:
+    """What a run learns from and is validated on, so that it does not go on with other data."""
+    tokens = "\n".join(getattr(dataset, "tokens", ()))
+    return {
+        "training scenes": list(train_scenes),
+        "validation scenes": list(validation_scenes),
+        "samples": hashlib.sha256(tokens.encode()).hexdigest(),
+    }
+
+
+def require_same_data(out: Path, stored: dict | None, mine: dict) -> None:
+    """Refuse to go on with other data than a run began with (``data_of``); states of older versions do not say.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    other = [name for name in mine if stored is not None and stored.get(name) != mine[name]]
+    if other:
+        raise ValueError(
+            f"{out} was trained on other data: its {', '.join(other)} differ; resume with the --data, "
+            "--data-version, --scenes and --split that it began with"
+        )

@@ -1,7 +1,6 @@
 """The training loop: one screen to read, resumable at any checkpoint."""
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
@@ -22,7 +21,7 @@ from gsrender_core.held_out_depth import HeldOutDepth
 from gsrender_core.metrics.miou import without_nan
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.objective import Objective
-from gsrender_core.run_folder import prepare
+from gsrender_core.run_folder import data_of, prepare, readable, require_same_data
 from gsrender_core.runtime import keep_freed_memory
 from gsrender_core.stop_signals import Stopped, StopSignals
 from gsrender_core.training_frames import TrainingFrames
@@ -134,9 +133,14 @@ class Trainer:
         """
         loaded = load_checkpoint(checkpoint)
         stored, mine = to_dict(loaded.model.config), to_dict(self.config.model)
-        other = [key for key in mine if stored[key] != mine[key] and key not in ("tau", "readout")]
-        if other:
-            raise ValueError(f"{checkpoint} holds another network: model.{', model.'.join(other)} differ; train anew")
+        shapes = [{n: v.shape for n, v in m.state_dict().items()} for m in (loaded.model, self.model)]
+        fixed = ("grid", "depth", "image_size")  # the weights' meaning hangs on them, whatever their shapes
+        other = [key for key in fixed if stored[key] != mine[key]]
+        if other or shapes[0] != shapes[1] or stored["head"]["kind"] != mine["head"]["kind"]:
+            named = other or [key for key in mine if stored[key] != mine[key]]
+            raise ValueError(f"{checkpoint} holds another network: model.{', model.'.join(named)} differ; train anew")
+        for key in (k for k in mine if stored[k] != mine[k] and k not in ("tau", "readout")):
+            logger.warning("%s was made with another model.%s: %s, now %s", checkpoint, key, stored[key], mine[key])
         for model in (self.model, self.ema):
             model.load_state_dict(loaded.model.state_dict())
         self.started_from = {"checkpoint": Path(checkpoint).name, "steps": loaded.info.get("steps")}
@@ -167,6 +171,8 @@ class Trainer:
             f", {self.group.size} processes" if self.group.joined else "",
         )
         if self.group.is_first:
+            self.validation = readable(self.dataset, self.validation)
+            self.watched = [i for i in self.watched if i in self.validation]
             self.watch = Watch(self.out, self.step)
         if self.config.workers > 0:
             self.frames.reader = ReadAhead(self.dataset, self.config.workers, 4 * self.config.workers)
@@ -377,32 +383,15 @@ class Trainer:
             "tau": self.tau,
             "started_from": self.started_from,
             "skipped": sorted(self.skipped),
-            "data": self._data(),
+            "data": data_of(self.dataset, self.train_scenes, self.validation_scenes),
             **self.gradient.state_dict(),
         }
         write_whole(path, lambda partial: torch.save(state, partial))
 
     def _restore(self, state: dict) -> None:
-        self._require_same_data(state)
+        mine = data_of(self.dataset, self.train_scenes, self.validation_scenes)
+        require_same_data(self.out, state.get("data"), mine)
         self.gradient.load_state_dict(state)
         self.step, self.best, self.seconds, self.tau = (state[k] for k in ("step", "best", "seconds", "tau"))
         self.started_from, self.skipped = state.get("started_from"), set(state.get("skipped", ()))
         logger.info("resumed at step %d", self.step)
-
-    def _data(self) -> dict:
-        """What a run learns from and is validated on, so that it does not go on with other data."""
-        tokens = "\n".join(getattr(self.dataset, "tokens", ()))
-        return {
-            "training scenes": list(self.train_scenes),
-            "validation scenes": list(self.validation_scenes),
-            "samples": hashlib.sha256(tokens.encode()).hexdigest(),
-        }
-
-    def _require_same_data(self, state: dict) -> None:
-        stored, mine = state.get("data"), self._data()
-        other = [name for name in mine if stored is not None and stored.get(name) != mine[name]]
-        if other:
-            raise ValueError(
-                f"{self.out} was trained on other data: its {', '.join(other)} differ; resume with the --data, "
-                "--data-version, --scenes and --split that it began with"
-            )

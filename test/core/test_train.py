@@ -7,10 +7,11 @@ import torch
 from small import GRID, SmallData, small_model, small_training
 
 from gsrender_core.checkpoint import load_checkpoint, read_header, save_checkpoint
-from gsrender_core.config import DepthConfig
+from gsrender_core.config import BackboneConfig, DepthConfig, HeadConfig
 from gsrender_core.gradient_step import make_optimizer
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.predictor import Predictor, resolve_device
+from gsrender_core.run_folder import readable
 from gsrender_core.train import Trainer, learning_rate, split_scenes
 
 
@@ -265,3 +266,32 @@ def test_a_run_can_begin_with_the_weights_of_a_checkpoint(tmp_path):
     other = Trainer(config, SmallData(), tmp_path / "other", "cpu")
     with pytest.raises(ValueError, match="another network: model.depth differ"):
         other.start_from(made)
+
+
+def test_weights_serve_another_recipe_of_the_same_network(tmp_path, caplog):
+    made = Trainer(small_training(steps=1), SmallData(), tmp_path / "first", "cpu").run()
+    model = small_model(head=HeadConfig(base_scale_m=0.12), backbone=BackboneConfig(pretrained=False, frozen=False))
+    Trainer(small_training(model=model), SmallData(), tmp_path / "second", "cpu").start_from(made)
+    assert "another model.head" in caplog.text and "another model.backbone" in caplog.text
+
+
+def test_a_run_that_stopped_before_its_first_checkpoint_can_be_resumed(tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        Trainer(small_training(), SmallData(), out, "cpu").run(resume=True)
+    (out / "config.yaml").write_text("steps: 2")
+    (out / "log.jsonl").write_text('{"step": 1}')
+    Trainer(small_training(steps=2), SmallData(), out, "cpu").run(resume=True)
+    assert [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()][-1] == 2
+
+
+def test_a_broken_validation_frame_is_named_and_left_out(caplog):
+    class Broken(SmallData):
+        def frame(self, i, labels=True):
+            if i == 1:
+                raise ValueError("image of frame 1 is cut off")
+            return super().frame(i)
+
+    assert readable(Broken(), [0, 1, 2]) == [0, 2]
+    assert "validation frame 1 is left out: image of frame 1 is cut off" in caplog.text
