@@ -34,7 +34,7 @@ class TransformersBackbone(nn.Module):
             # Reads transformers' local cache, or the network where the user allows it.
             try:
                 self.body = AutoBackbone.from_pretrained(_HUB_NAMES[name], **taps)
-            except OSError as error:
+            except Exception as error:  # without a network the hub's client raises errors of its own
                 raise OSError(
                     f"ImageNet weights of {name} ({_HUB_NAMES[name]}) are neither cached nor reachable; download them "
                     "once, or set model.backbone.pretrained: false to start from random weights"
