@@ -56,6 +56,8 @@ def test_extra_voxels_against_a_slow_march():
     truth = np.where(rng.random(GRID.shape) < 0.004, 4, FREE).astype(np.uint8)
     prediction = np.where(rng.random(GRID.shape) < 0.05, 15, FREE).astype(np.uint8)
     frame = frame_looking(0.3, 2.5)
+    # Off the lattice: from a voxel's corner every ray touches all eight around it, and a march steps over them.
+    frame.T_ego_cam[:, :3, 3] += (0.13, 0.21, 0.17)
     extra = extra_voxels(frame, truth, prediction, GRID)
     true_cells, checked = np.argwhere(truth != FREE), 0
     cells = np.argwhere(prediction != FREE)
