@@ -1,15 +1,15 @@
 """Stand-in for ``message_filters``: subscriber filter and approximate-time synchroniser.
 
-Follows the calls and the matching rule of ros2/message_filters' Python module (BSD-3-Clause), written
-anew on integer nanoseconds: a set holds one message of every input, their stamps lie less than
-``slop`` apart, every message is used at most once, and a queue that is full drops its smallest stamp.
+Follows the calls of ros2/message_filters' Python module (BSD-3-Clause), written anew; the matching rule is
+``stamp_matching``'s.
 """
 
-import itertools
 import threading
 
 from rclpy.clock import ROSClock
 from rclpy.logging import get_logger
+
+from gsrender_ros.stamp_matching import StampMatcher
 
 
 class SimpleFilter:
@@ -60,11 +60,10 @@ class ApproximateTimeSynchronizer(SimpleFilter):
 
     def __init__(self, fs, queue_size, slop, allow_headerless=False):
         super().__init__()
-        self.queue_size = queue_size
-        self.slop_ns = int(slop * 1e9)
+        self.matcher = StampMatcher(len(fs), queue_size, int(slop * 1e9))
         self.allow_headerless = allow_headerless
         self.lock = threading.Lock()
-        self.queues = [{} for _ in fs]
+        self.queues = self.matcher.queues
         self.input_connections = [
             f.registerCallback(self.add, queue, index)
             for index, (f, queue) in enumerate(zip(fs, self.queues, strict=True))
@@ -84,30 +83,8 @@ class ApproximateTimeSynchronizer(SimpleFilter):
                 "a message without header cannot be synchronised; set allow_headerless to use its arrival time"
             )
             return
+        index = next(n for n, queue in enumerate(self.queues) if queue is my_queue)
         with self.lock:
-            my_queue[stamp] = msg
-            while len(my_queue) > self.queue_size:
-                del my_queue[min(my_queue)]
-            if stamp not in my_queue:
-                return
-            chosen = self._match(stamp, my_queue)
-            if chosen is None:
-                return
-            messages = [queue.pop(key) for queue, key in zip(self.queues, chosen, strict=True)]
-            self.signalMessage(*messages)
-
-    def _match(self, stamp, my_queue):
-        """Stamps of the set around a new message, nearest first, or None."""
-        candidates = []
-        for queue in self.queues:
-            if queue is my_queue:
-                candidates.append([stamp])
-                continue
-            near = sorted((s for s in queue if abs(s - stamp) <= self.slop_ns), key=lambda s: abs(s - stamp))
-            if not near:
-                return None
-            candidates.append(near)
-        for stamps in itertools.product(*candidates):
-            if max(stamps) - min(stamps) < self.slop_ns:
-                return stamps
-        return None
+            messages = self.matcher.add(index, stamp, msg)
+            if messages is not None:
+                self.signalMessage(*messages)

@@ -1,9 +1,4 @@
-"""Stand-in for ``tf2_ros``: a transform buffer in Python with tf2's rules, texts and exceptions.
-
-Every frame but a root keeps the history of its transform to its parent, sorted by stamp. A look-up walks
-up from source and target to their common ancestor; between two stamps translation is interpolated
-linearly and rotation by slerp; outside the history it is refused, never extrapolated.
-"""
+"""Stand-in for ``tf2_ros``: ``TransformTree`` with tf2's calls, messages and waits, and a lock around it."""
 
 import threading
 import time as wall_time
@@ -15,16 +10,15 @@ from rclpy.logging import get_logger
 from rclpy.time import Time
 
 from gsrender_core.geometry import quaternion_from_rotation
-from gsrender_ros.standins.tf2_history import (
+from gsrender_ros.standins.tf2_listener import TransformListener
+from gsrender_ros.transform_history import (
     ConnectivityException,
     ExtrapolationException,
-    History,
     LookupException,
     TransformException,
-    matrix,
     seconds,
 )
-from gsrender_ros.standins.tf2_listener import TransformListener
+from gsrender_ros.transform_tree import TransformTree
 
 __all__ = [
     "Buffer",
@@ -36,7 +30,6 @@ __all__ = [
 ]
 
 DEFAULT_CACHE_S = 10.0
-MAX_GRAPH_DEPTH = 1000
 COMPLAINT_PERIOD_S = 5.0
 
 
@@ -44,10 +37,8 @@ class Buffer:
     """Stores transforms and looks them up; ``Buffer(cache_time=Duration, node=Node)`` as in tf2_ros."""
 
     def __init__(self, cache_time: Duration | None = None, node=None):
-        self._cache_ns = int(DEFAULT_CACHE_S * 1e9) if cache_time is None else cache_time.nanoseconds
+        self._tree = TransformTree(int(DEFAULT_CACHE_S * 1e9) if cache_time is None else cache_time.nanoseconds)
         self._node = node
-        self._frames: dict[str, History] = {}
-        self._parents: set[str] = set()
         self._lock = threading.RLock()
         self._complained_at: dict[str, float] = {}
 
@@ -64,25 +55,14 @@ class Buffer:
         child = transform.child_frame_id.lstrip("/")
         t, q = transform.transform.translation, transform.transform.rotation
         translation, quaternion = (t.x, t.y, t.z), (q.x, q.y, q.z, q.w)
-        norm = float(np.linalg.norm(quaternion))
-        problem = ""
-        if not parent or not child or parent == child:
-            problem = "frame_id and child_frame_id must be set and differ"
-        elif not np.isfinite(translation).all() or not np.isfinite(norm):
-            problem = "the transform holds a value that is not finite"
-        elif abs(norm - 1.0) > 1e-2:
-            problem = f"the quaternion has norm {norm:.4f}, expected 1"
+        problem = TransformTree.problem(parent, child, translation, quaternion)
         if problem:
             if self._may_complain(child):
                 get_logger("tf2_buffer").error(f"TF ignored: {parent!r} -> {child!r} from {authority}: {problem}")
             return
         stamp_ns = transform.header.stamp.sec * 1_000_000_000 + transform.header.stamp.nanosec
         with self._lock:
-            history = self._frames.get(child)
-            if history is None or history.static != static:
-                history = self._frames[child] = History(static)
-            self._parents.add(parent)
-            inserted = history.insert(stamp_ns, (parent, translation, quaternion), self._cache_ns)
+            inserted = self._tree.add((parent, child), stamp_ns, (translation, quaternion), static)
             if not inserted and self._may_complain(child):
                 get_logger("tf2_buffer").warning(
                     f"TF_OLD_DATA ignoring data from the past for frame {child} at time {seconds(stamp_ns)} "
@@ -101,9 +81,7 @@ class Buffer:
     def clear(self) -> None:
         """Forget all histories; static transforms and the names of frames stay, as in tf2."""
         with self._lock:
-            for history in self._frames.values():
-                if not history.static:
-                    history.stamps, history.values = [], []
+            self._tree.clear()
 
     def all_frames_as_yaml(self) -> str:
         """The known child frames with parent and span, one YAML line each ("[]" when there are none)."""
@@ -111,8 +89,7 @@ class Buffer:
             lines = [
                 f"{child}: {{parent: '{h.values[-1][0]}', oldest_transform: {seconds(h.stamps[0])}, "
                 f"most_recent_transform: {seconds(h.stamps[-1])}}}"
-                for child, h in sorted(self._frames.items())
-                if h.stamps
+                for child, h in self._tree.histories()
             ]
         return "\n".join(lines) + "\n" if lines else "[]"
 
@@ -182,74 +159,8 @@ class Buffer:
                 wall_time.sleep(0.02)
 
     def _lookup(self, target: str, source: str, stamp_ns: int) -> tuple[np.ndarray, int]:
-        target, source = target.lstrip("/"), source.lstrip("/")
         with self._lock:
-            for role, frame in (("target_frame", target), ("source_frame", source)):
-                if frame not in self._frames and frame not in self._parents:
-                    raise LookupException(f'"{frame}" passed to lookupTransform argument {role} does not exist. ')
-            if target == source:
-                return np.eye(4), stamp_ns
-            if stamp_ns == 0:
-                stamp_ns = self._latest_common(target, source)
-            return self._walk(target, source, stamp_ns), stamp_ns
-
-    def _chain(self, frame: str, stamp_ns: int) -> tuple[dict[str, np.ndarray], ExtrapolationException | None]:
-        """``T_ancestor_frame`` for the frame itself and every ancestor that can be reached at the stamp."""
-        reached = {frame: np.eye(4)}
-        T, start = np.eye(4), frame
-        while frame in self._frames:
-            try:
-                value = self._frames[frame].at(stamp_ns)
-            except ExtrapolationException as error:
-                return reached, error
-            if len(reached) > MAX_GRAPH_DEPTH or value[0] in reached:
-                raise LookupException(f"The tf tree is invalid because it contains a loop around {start!r}.")
-            T = matrix(value) @ T
-            frame = value[0]
-            reached[frame] = T
-        return reached, None
-
-    def _walk(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
-        from_source, source_error = self._chain(source, stamp_ns)
-        from_target, target_error = self._chain(target, stamp_ns)
-        for frame, T_common_source in from_source.items():  # ordered from the source upwards: nearest first
-            if frame in from_target:
-                return np.linalg.inv(from_target[frame]) @ T_common_source
-        error = target_error or source_error
-        if error is not None:
-            raise ExtrapolationException(
-                f"{error}, when looking up transform from frame [{source}] to frame [{target}]"
-            )
-        raise ConnectivityException(
-            f"Could not find a connection between '{target}' and '{source}' because they are not part of the "
-            "same tree.Tf has two or more unconnected trees."
-        )
-
-    def _latest_common(self, target: str, source: str) -> int:
-        """Latest stamp at which every non-static link between two frames exists (0 when all are static)."""
-        above_source, above_target = self._links(source), self._links(target)
-        shared = [frame for frame, _ in above_source if frame in dict(above_target)]
-        top = shared[0] if shared else None
-        stamps = []
-        for links in (above_source, above_target):
-            for frame, latest in links:
-                if frame == top:
-                    break
-                if latest is not None:
-                    stamps.append(latest)
-        return min(stamps, default=0)
-
-    def _links(self, frame: str) -> list[tuple[str, int | None]]:
-        """The frame and its ancestors with the latest stamp of the link upwards (None: static or root)."""
-        links = []
-        while len(links) <= MAX_GRAPH_DEPTH:
-            history = self._frames.get(frame)
-            if history is None or not history.stamps:
-                links.append((frame, None))
-                break
-            links.append((frame, None if history.static else history.stamps[-1]))
-            frame = history.values[-1][0]
-        return links
+            return self._tree.look_up(target, source, stamp_ns)
 
 
 def _message(T: np.ndarray, target: str, source: str, stamp_ns: int) -> TransformStamped:

@@ -1,11 +1,10 @@
-"""History of one transform over time, for the stand-in of tf2: interpolation inside, refusal outside."""
+"""History of one transform over time, as tf2 keeps it: interpolation inside, refusal outside. No ROS."""
 
 import bisect
 
 import numpy as np
 
 from gsrender_core.geometry import rotation_from_quaternion
-from gsrender_ros.standins.tf_transformations import quaternion_slerp
 
 
 class TransformException(Exception):
@@ -22,6 +21,21 @@ class ConnectivityException(TransformException):
 
 class ExtrapolationException(TransformException):
     """The moment lies outside the stored history."""
+
+
+def quaternion_slerp(quat0, quat1, fraction) -> np.ndarray:
+    """Quaternion (x, y, z, w) at ``fraction`` of the shorter great arc from ``quat0`` to ``quat1``."""
+    q0 = np.asarray(quat0, dtype=np.float64)
+    q1 = np.asarray(quat1, dtype=np.float64)
+    q0, q1 = q0 / np.linalg.norm(q0), q1 / np.linalg.norm(q1)
+    cosine = float(q0 @ q1)
+    if cosine < 0.0:  # q and -q turn alike: take the nearer of the two
+        q1, cosine = -q1, -cosine
+    if cosine > 1.0 - 1e-10:  # too close for the sine's quotient: the chord is the arc
+        q = q0 + fraction * (q1 - q0)
+        return q / np.linalg.norm(q)
+    angle = np.arccos(cosine)
+    return (np.sin((1.0 - fraction) * angle) * q0 + np.sin(fraction * angle) * q1) / np.sin(angle)
 
 
 def seconds(stamp_ns: int) -> str:
