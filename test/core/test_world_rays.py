@@ -136,14 +136,18 @@ def test_ground_hits_agree_with_dense_marching():
         d /= np.linalg.norm(d)
         p = o + steps[:, None] * d
         inside = ((p[:, :2] > 0.5) & (p[:, :2] < 59)).all(axis=1)
-        below = np.array([q[2] < ground_height(ground, q[0], q[1]) for q in p[inside]])
+        heights = np.array([ground_height(ground, q[0], q[1]) for q in p[inside]])
+        below = p[inside][:, 2] < heights
         t = trace_ground(ground, o[2] - ground_height(ground, o[0], o[1]), *o, *d, 200.0)
         if below.any():
             found += 1
-            surface = o + t * d
-            assert abs(surface[2] - ground_height(ground, surface[0], surface[1])) < 0.02
-            # Along a grazing ray 1 cm of height is several centimetres of range.
-            assert t == pytest.approx(steps[below.argmax()], abs=0.02 + 0.02 / -d[2])
+            clearance = (o + t * d)[2] - ground_height(ground, *(o + t * d)[:2])
+            assert abs(clearance) < 0.004 + 0.0001 * t  # how near the tracer must come
+            # It may stop early where the ground falls as fast as the ray, and must not pass through the ground.
+            deep = p[inside][:, 2] < heights - 0.02
+            assert not deep.any() or t <= steps[inside][deep.argmax()] + 0.01
+            near = p[inside][:, 2] < heights + 0.004 + 0.0001 * steps[inside]
+            assert t >= steps[inside][near.argmax()] - 0.01
     assert found > 30
     above = 3.0 - ground_height(ground, 30.0, 30.0)
     assert trace_ground(ground, above, 30.0, 30.0, 3.0, 0.0, 0.6, 0.8, 200.0) == NO_HIT
