@@ -6,12 +6,12 @@ Time that jumps back (a looped bag) throws everything away that was waiting.
 
 import time
 from collections import Counter, deque
-from dataclasses import dataclass
 
 from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 
-from gsrender_ros.conversions import set_stamp, stamp_to_ns
+from gsrender_ros.frame_assembly import ImageSet
+from gsrender_ros.image_conversions import set_stamp, stamp_to_ns
 from gsrender_ros.layouts import CameraNames
 from gsrender_ros.standins import ApproximateTimeSynchronizer, SimpleFilter
 from gsrender_ros.statistics import FrameStatistics
@@ -20,17 +20,6 @@ from gsrender_ros.statistics import FrameStatistics
 BACKWARD_JUMP_NS = 200_000_000
 # After a jump, images of the time before may still arrive from a camera whose first new image has not; at most so long.
 STRAGGLER_S = 1.0
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """One image message of every camera. ``stamp_ns`` is the reference camera's, ``stamps_ns`` each camera's own."""
-
-    messages: tuple
-    stamps_ns: tuple[int, ...]
-    frames: tuple[str, ...]
-    channels: tuple[str, ...]
-    stamp_ns: int
 
 
 class CameraSync:

@@ -8,7 +8,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from gsrender_ros.calibration import RigCalibration
-from gsrender_ros.conversions import Intrinsics, intrinsics_from_camera_info
+from gsrender_ros.image_conversions import Intrinsics, intrinsics_from_camera_info
 from gsrender_ros.layouts import CameraNames
 from gsrender_ros.standins import Subscriber
 from gsrender_ros.statistics import FrameDropped

@@ -1,16 +1,34 @@
-"""From image messages to the ``Frame`` that the network takes: decode and fit, one thread a camera."""
+"""From image messages to the ``Frame`` that the network takes: decode and fit, one thread a camera. Needs no ROS."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
 from gsrender_core.data.frame import Frame
 from gsrender_core.data.image_fit import fit_image
-from gsrender_ros.camera_sync import ImageSet
-from gsrender_ros.conversions import Intrinsics, decode_image
+from gsrender_ros.image_conversions import Intrinsics, decode_image
 from gsrender_ros.statistics import FrameDropped
-from gsrender_ros.tf_lookup import RigPose
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One image message of every camera. ``stamp_ns`` is the reference camera's, ``stamps_ns`` each camera's own."""
+
+    messages: tuple
+    stamps_ns: tuple[int, ...]
+    frames: tuple[str, ...]
+    channels: tuple[str, ...]
+    stamp_ns: int
+
+
+@dataclass(frozen=True)
+class RigPose:
+    """``T_ego_cam`` float64 [C, 4, 4] and ``T_global_ego`` float64 [4, 4], metres, as ``Frame`` wants them."""
+
+    T_ego_cam: np.ndarray
+    T_global_ego: np.ndarray
 
 
 class FrameAssembler:

@@ -2,24 +2,16 @@
 
 import re
 import time
-from dataclasses import dataclass
 
 import numpy as np
 from geometry_msgs.msg import TransformStamped
 from rclpy.time import Time
 
+from gsrender_ros.frame_assembly import RigPose
 from gsrender_ros.standins import TransformException, quaternion_from_matrix, quaternion_matrix
 from gsrender_ros.statistics import FrameDropped
 
 POLL_S = 0.005  # transforms arrive at 10 to 200 Hz; tf2's own wait sleeps 20 ms at a time
-
-
-@dataclass(frozen=True)
-class RigPose:
-    """``T_ego_cam`` float64 [C, 4, 4] and ``T_global_ego`` float64 [4, 4], metres, as ``Frame`` wants them."""
-
-    T_ego_cam: np.ndarray
-    T_global_ego: np.ndarray
 
 
 def matrix_from_message(message: TransformStamped) -> np.ndarray:

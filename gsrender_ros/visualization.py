@@ -14,7 +14,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from gsrender_core.classes import CLASS_COLORS, CLASS_NAMES, FREE, NUM_CLASSES
 from gsrender_core.voxel_grid import OccupancyGrid, VoxelGrid
-from gsrender_ros.conversions import set_stamp
+from gsrender_ros.image_conversions import set_stamp
 
 CDR_LITTLE_ENDIAN = b"\x00\x01\x00\x00"
 

@@ -4,39 +4,47 @@ Everything else in ``gsrender_ros`` imports these names from here. ``GENUINE`` s
 Stand-ins keep the genuine calls, results and exceptions; the same contract tests run against both.
 """
 
+import importlib.util
+
 GENUINE: dict[str, bool] = {}
 
-try:
-    from message_filters import ApproximateTimeSynchronizer, SimpleFilter, Subscriber
+if importlib.util.find_spec("rclpy") is None:
+    # Bags are read and trained on without ROS; nothing of that needs these.
+    ApproximateTimeSynchronizer = SimpleFilter = Subscriber = Buffer = TransformListener = None
+    ConnectivityException = ExtrapolationException = LookupException = TransformException = None
+    GENUINE["message_filters"] = GENUINE["tf2_ros"] = False
+else:
+    try:
+        from message_filters import ApproximateTimeSynchronizer, SimpleFilter, Subscriber
 
-    GENUINE["message_filters"] = True
-except ImportError:
-    from gsrender_ros.standins.message_filters import ApproximateTimeSynchronizer, SimpleFilter, Subscriber
+        GENUINE["message_filters"] = True
+    except ImportError:
+        from gsrender_ros.standins.message_filters import ApproximateTimeSynchronizer, SimpleFilter, Subscriber
 
-    GENUINE["message_filters"] = False
+        GENUINE["message_filters"] = False
 
-try:
-    from tf2_ros import (
-        Buffer,
-        ConnectivityException,
-        ExtrapolationException,
-        LookupException,
-        TransformException,
-        TransformListener,
-    )
+    try:
+        from tf2_ros import (
+            Buffer,
+            ConnectivityException,
+            ExtrapolationException,
+            LookupException,
+            TransformException,
+            TransformListener,
+        )
 
-    GENUINE["tf2_ros"] = True
-except ImportError:
-    from gsrender_ros.standins.tf2 import (
-        Buffer,
-        ConnectivityException,
-        ExtrapolationException,
-        LookupException,
-        TransformException,
-        TransformListener,
-    )
+        GENUINE["tf2_ros"] = True
+    except ImportError:
+        from gsrender_ros.standins.tf2 import (
+            Buffer,
+            ConnectivityException,
+            ExtrapolationException,
+            LookupException,
+            TransformException,
+            TransformListener,
+        )
 
-    GENUINE["tf2_ros"] = False
+        GENUINE["tf2_ros"] = False
 
 try:
     from cv_bridge import CvBridge, CvBridgeError

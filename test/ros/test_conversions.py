@@ -10,11 +10,11 @@ from gsrender_core.classes import CLASS_COLORS, FREE
 from gsrender_core.data.image_fit import fit_image
 from gsrender_core.geometry import transform
 from gsrender_core.voxel_grid import OccupancyGrid, VoxelGrid
-from gsrender_ros.camera_sync import ImageSet
-from gsrender_ros.conversions import Intrinsics, cloud_from_occupancy, decode_image, intrinsics_from_camera_info
-from gsrender_ros.frame_assembly import FrameAssembler
+from gsrender_ros.conversions import cloud_from_occupancy
+from gsrender_ros.frame_assembly import FrameAssembler, ImageSet, RigPose
+from gsrender_ros.image_conversions import Intrinsics, decode_image, intrinsics_from_camera_info
 from gsrender_ros.statistics import FrameDropped
-from gsrender_ros.tf_lookup import RigPose, matrix_from_message, message_from_matrix
+from gsrender_ros.tf_lookup import matrix_from_message, message_from_matrix
 
 RNG = np.random.default_rng(2)
 
