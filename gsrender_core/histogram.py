@@ -36,6 +36,15 @@ class Histogram:
         index = np.floor((known - self.low) / (self.high - self.low) * len(self.counts)).astype(np.int64)
         self.counts += np.bincount(np.clip(index, 0, len(self.counts) - 1), minlength=len(self.counts))
 
+    def merge(self, other: "Histogram") -> None:
+        """Add what another histogram of the same bins has seen."""
+        assert (self.low, self.high, len(self.counts)) == (other.low, other.high, len(other.counts))
+        self.counts += other.counts
+        self.count += other.count
+        self.dropped += other.dropped
+        self._sum += other._sum
+        self._squares += other._squares
+
     @property
     def mean(self) -> float:
         """Mean, or NaN of nothing."""

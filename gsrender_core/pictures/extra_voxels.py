@@ -8,8 +8,8 @@ from gsrender_core.data.frame import Frame
 from gsrender_core.geometry import inverse
 from gsrender_core.metrics.duplicates import MERGE
 from gsrender_core.numba_threads import numba_threads
-from gsrender_core.pictures.voxel_view import _MISS, _first_voxel
 from gsrender_core.voxel_grid import VoxelGrid
+from gsrender_core.voxel_walk import MISS, first_voxel
 
 
 def extra_voxels(frame: Frame, truth: np.ndarray, prediction: np.ndarray, grid: VoxelGrid) -> np.ndarray:
@@ -66,5 +66,5 @@ def _meets(truth, start, targets):
         walk, low, high = np.zeros((3, 3)), np.zeros(3), np.empty(3)
         for a in range(3):
             high[a] = truth.shape[a]
-        result[n] = _first_voxel(truth, start, targets[n] - start, low, high, walk)[0] < _MISS
+        result[n] = first_voxel(truth, start, targets[n] - start, low, high, walk)[0] < MISS
     return result

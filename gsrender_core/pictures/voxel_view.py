@@ -10,6 +10,7 @@ import numpy as np
 from gsrender_core.classes import CLASS_COLORS, FREE
 from gsrender_core.numba_threads import numba_threads
 from gsrender_core.voxel_grid import VoxelGrid
+from gsrender_core.voxel_walk import MISS, enter_box, first_voxel
 
 BACKGROUND = (247, 248, 250)  # RGB
 SIGNAL = (232, 0, 190)  # RGB of marked voxels: brighter than the classes of a near hue
@@ -26,7 +27,6 @@ _EDGE_WIDTH, _EDGE_DARKENING = 0.045, 0.24  # of a cube's side; share of light l
 _OCCLUSION = 0.5  # share of light lost in a corner between three cubes
 _FADE_FROM_M, _FADE_TO_M, _FADE = 45.0, 130.0, 0.5
 _PALENESS = 0.65  # share of the background in a pale colour
-_MISS = 1e30
 
 
 @dataclass(frozen=True)
@@ -153,55 +153,6 @@ def render_voxels(
     return cv2.resize(image, view.size, interpolation=cv2.INTER_AREA)
 
 
-@numba.njit(cache=True, error_model="numpy")
-def _enter_box(origin, direction, low, high):
-    """Where a ray enters a box: parameter, axis of the face; ``_MISS`` where it does not, 0 from inside."""
-    enter, leave, axis = 0.0, _MISS, 2
-    for a in range(3):
-        if direction[a] == 0.0:
-            if origin[a] < low[a] or origin[a] > high[a]:
-                return _MISS, axis
-            continue
-        near, far = (low[a] - origin[a]) / direction[a], (high[a] - origin[a]) / direction[a]
-        if near > far:
-            near, far = far, near
-        if near > enter:
-            enter, axis = near, a
-        leave = min(leave, far)
-    return (enter, axis) if enter < leave else (_MISS, axis)
-
-
-@numba.njit(cache=True, error_model="numpy")
-def _first_voxel(semantics, origin, direction, low, high, walk):
-    """Walk to the first occupied voxel (Amanatides & Woo).
-
-    Origin and direction in voxel units. ``walk`` float64 [3, 3] holds its voxel, and work space. Returns parameter
-    and axis of the face that was met, ``_MISS`` for none.
-    """
-    cell, following, delta = walk[0], walk[1], walk[2]
-    t, axis = _enter_box(origin, direction, low, high)
-    if t == _MISS:
-        return _MISS, axis
-    for a in range(3):
-        position = origin[a] + t * direction[a]
-        cell[a] = min(max(math.floor(position), low[a]), high[a] - 1)
-        if direction[a] == 0.0:
-            following[a], delta[a] = _MISS, _MISS
-        else:
-            following[a] = (cell[a] + (direction[a] > 0) - origin[a]) / direction[a]
-            delta[a] = abs(1.0 / direction[a])
-    while semantics[int(cell[0]), int(cell[1]), int(cell[2])] == FREE:
-        axis = 0 if following[0] < following[1] else 1
-        if following[2] < following[axis]:
-            axis = 2
-        t = following[axis]
-        following[axis] += delta[axis]
-        cell[axis] += 1 if direction[axis] > 0 else -1
-        if cell[axis] < low[axis] or cell[axis] >= high[axis]:
-            return _MISS, axis
-    return t, axis
-
-
 @numba.njit(cache=True)
 def _blocked(semantics, cell, axis, step, side_a, side_b):
     """Whether the cube at a face's front, moved sideways along the two other axes, is occupied: 0 or 1."""
@@ -260,9 +211,9 @@ def _draw(semantics, rays, geometry, boxes, palette, image):
                 direction[a] = rays[3, a] + u * rays[4, a] + v * rays[5, a]
                 in_grid[a], along[a] = (origin[a] - geometry[a]) / size, direction[a] / size
             low[2], high[2] = geometry[4], geometry[5]
-            depth, axis = _first_voxel(semantics, in_grid, along, low, high, walk)
+            depth, axis = first_voxel(semantics, in_grid, along, low, high, walk)
             color, light = background, 1.0
-            if depth < _MISS:
+            if depth < MISS:
                 color = semantics[int(walk[0, 0]), int(walk[0, 1]), int(walk[0, 2])]
                 for a in range(3):
                     fraction[a] = min(max(in_grid[a] + depth * along[a] - walk[0, a], 0.0), 1.0)
@@ -278,10 +229,10 @@ def _draw(semantics, rays, geometry, boxes, palette, image):
                     light *= 1 - _EDGE_DARKENING * min(max(1.3 - 2.5 * footprint, 0.0), 1.0)
             else:
                 low[2], high[2] = -0.001, 0.0
-                if _enter_box(in_grid, along, low, high)[0] < _MISS:
+                if enter_box(in_grid, along, low, high)[0] < MISS:
                     color = floor
             for n in range(len(boxes)):
-                t, face = _enter_box(origin, direction, boxes[n, :3], boxes[n, 3:])
+                t, face = enter_box(origin, direction, boxes[n, :3], boxes[n, 3:])
                 if t < depth:
                     depth, color = t, car_color
                     light = 0.35 + 0.65 * _face_light(face, direction)
@@ -290,7 +241,7 @@ def _draw(semantics, rays, geometry, boxes, palette, image):
                         if a != face and min(at - boxes[n, a], boxes[n, 3 + a] - at) < 0.09:
                             light = 0.25
             haze = 0.0
-            if perspective and depth < _MISS:
+            if perspective and depth < MISS:
                 haze = _FADE * min(max((depth - _FADE_FROM_M) / (_FADE_TO_M - _FADE_FROM_M), 0.0), 1.0)
             for c in range(3):
                 shade = (1 - haze) * light * palette[color, c] + haze * palette[background, c]

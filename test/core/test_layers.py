@@ -14,7 +14,7 @@ ROS_MODULES = {
 # gsrender_core from the ground up: a module imports from its own layer and those below. A name covers its submodules.
 LAYERS = (
     ("classes", "geometry", "trilinear", "numba_threads", "runtime", "whole_file", "stop_signals", "histogram"),
-    ("voxel_grid", "voxel_index", "data.frame", "data.image_fit"),
+    ("voxel_grid", "voxel_index", "voxel_walk", "data.frame", "data.image_fit"),
     (
         "gaussians",
         "voxel_field",

@@ -10,8 +10,9 @@ from gsrender_core.data.occ3d_labels import Occ3DLabels
 from gsrender_core.pictures import View, occupancy_picture, render_voxels
 from gsrender_core.pictures.layout import CAMERA_ROWS, arrangement
 from gsrender_core.pictures.occupancy_picture import WIDTH
-from gsrender_core.pictures.voxel_view import _MISS, BACKGROUND, FLOOR, _first_voxel, _openness
+from gsrender_core.pictures.voxel_view import BACKGROUND, FLOOR, _openness
 from gsrender_core.voxel_grid import OccupancyGrid, VoxelGrid
+from gsrender_core.voxel_walk import MISS, first_voxel
 
 GRID = VoxelGrid((-5.0, -5.0, -1.0), 1.0, (10, 10, 4))
 PERSPECTIVE = View((-14.0, 2.0, 9.0), (0.0, 0.0, 0.0), (200, 160), fov_deg=50.0)
@@ -98,9 +99,9 @@ def test_the_walk_finds_the_nearest_of_all_boxes():
         near[:, still], far[:, still] = -np.inf, np.inf
         enter, leave = near.max(axis=1), far.min(axis=1)
         met = (enter < leave) & (leave > 0) & ~outside
-        t, axis = _first_voxel(semantics, origin, direction, low, high, walk)
+        t, axis = first_voxel(semantics, origin, direction, low, high, walk)
         if not met.any():
-            assert t == _MISS
+            assert t == MISS
             continue
         hits += 1
         expected = np.maximum(enter, 0)[met].min()
@@ -115,10 +116,10 @@ def test_the_walk_along_an_axis():
     semantics = empty()
     semantics[6, 2, 1] = 3
     walk, high = np.zeros((3, 3)), np.array(GRID.shape, float)
-    t, axis = _first_voxel(semantics, np.array([-2.0, 2.5, 1.5]), np.array([1.0, 0, 0]), np.zeros(3), high, walk)
+    t, axis = first_voxel(semantics, np.array([-2.0, 2.5, 1.5]), np.array([1.0, 0, 0]), np.zeros(3), high, walk)
     assert (t, axis, walk[0].tolist()) == (8.0, 0, [6, 2, 1])
-    t, _ = _first_voxel(semantics, np.array([-2.0, 3.5, 1.5]), np.array([1.0, 0, 0]), np.zeros(3), high, walk)
-    assert t == _MISS
+    t, _ = first_voxel(semantics, np.array([-2.0, 3.5, 1.5]), np.array([1.0, 0, 0]), np.zeros(3), high, walk)
+    assert t == MISS
 
 
 def test_openness_by_hand():
