@@ -6,6 +6,10 @@ return, is cast into the prediction; what it meets first is compared with the re
 - **Depths** are compared as RayIoU compares them: where the ray *leaves* a voxel. The measured depth is where it leaves
   the voxel that the return lies in, so a grid of just the returns' voxels has error 0, and no error is due to where in
   its voxel a surface lies. It is at most a voxel's diagonal (0.69 m) beyond the measured range.
+- **Grazing**: a ray that falls 5 cm a metre runs for 8 m inside a road's layer of 0.4 m voxels, and its return is
+  somewhere in there: even a perfect grid is met metres too early. So the ray counts as met at the return (error 0, the
+  class of the return's voxel) where flat classes fill its whole way from the first hit to the return's voxel, both
+  included, and that is at most one layer lower or higher.
 - **Error** = predicted minus measured depth: negative where the prediction is met too early.
 - ``within@t``: the ray meets something and ``|error| < t`` (strictly, as RayIoU). ``early@t``, ``late@t``: error <= -t,
   >= t. ``missed``: the ray meets nothing on its whole way through the grid. The four sum to 1 for every t.
@@ -15,15 +19,21 @@ return, is cast into the prediction; what it meets first is compared with the re
   ``|error| < t``, the union is rays of the class in truth or prediction. RayIoU pools so as well; its rays are a
   synthetic fan into labelled voxels, these are what the sensor saw: the numbers are of one kind, not comparable.
 
+A voxelised truth does not reach 1: rays also cut the corners of voxels that are only partly filled. On the synthetic
+world's own truth (2 scenes of 3 frames, seed 77) ``within@1`` is 0.88, ``within@4`` 0.93, ``occupied_rayiou`` 0.83 and
+``lidar_rayiou`` 0.58. Compare predictions on the same scans.
+
 Only returns inside the grid count. Returns from the own vehicle are the caller's to drop: they would be early or missed
 without fault of the prediction. What a LiDAR does not see (behind surfaces) is not judged.
 """
 
+import math
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 
-from gsrender_core.classes import CLASS_NAMES, FREE, IGNORE, NUM_CLASSES
+from gsrender_core.classes import CLASS_NAMES, FLAT_IDS, FREE, IGNORE, NUM_CLASSES
 from gsrender_core.histogram import Histogram
 from gsrender_core.metrics.miou import mean_of_known
 from gsrender_core.metrics.ray_iou import THRESHOLDS_M
@@ -34,6 +44,7 @@ SHORTEST_RANGE_M = 0.01  # below it a return has no direction
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _ERROR_LIMIT_M, _ERROR_BIN_M = 120.0, 0.02  # of the histogram of errors; quantiles are exact to a bin
 _SAME_VOXEL_M = 1e-6
+_FLAT = np.isin(np.arange(FREE + 1), FLAT_IDS)  # by class id
 
 
 @dataclass(frozen=True)
@@ -42,12 +53,14 @@ class RayComparison:
 
     Attributes:
         error_m: float64 [N] predicted minus measured depth; NaN where the ray meets nothing.
-        labels: uint8 [N] class that the ray meets first; 17 where it meets nothing.
+        labels: uint8 [N] class that the ray meets first, or at the return where it grazes; 17 where it meets nothing.
+        grazing: bool [N] the ray runs inside a flat surface up to its return.
         counted: bool [M] which of all M returns these are.
     """
 
     error_m: np.ndarray
     labels: np.ndarray
+    grazing: np.ndarray
     counted: np.ndarray
 
     @property
@@ -88,12 +101,43 @@ def compare_rays(
     origins, index = origins[counted], index[counted]
     directions = (points[counted] - origins) / range_m[counted, None]
     hits = first_hits(semantics, origins, directions, grid)
-    error_m = np.full(len(directions), np.nan)
+    error_m, labels = np.full(len(directions), np.nan), hits.labels
     hit = np.flatnonzero(hits.hit)
     hit_index = np.stack(np.unravel_index(hits.voxels[hit], grid.shape), axis=-1)
     error_m[hit] = _leave_m(hit_index, origins[hit], directions[hit], grid)
     error_m[hit] -= _leave_m(index[hit], origins[hit], directions[hit], grid)
-    return RayComparison(error_m, hits.labels, counted)
+    grazing = np.zeros(len(directions), dtype=bool)
+    starts = (origins[hit] - np.array(grid.min_m)) / grid.voxel_size_m
+    grazing[hit] = _graze(_FLAT[semantics], starts, directions[hit], hit_index, index[hit])
+    grazing &= error_m < -_SAME_VOXEL_M
+    error_m[grazing], labels[grazing] = 0.0, semantics[tuple(index[grazing].T)]
+    return RayComparison(error_m, labels, grazing, counted)
+
+
+# The walk starts in the voxel of the first hit; a ray that only cuts its corner is in there all the same.
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _graze(flat, starts, directions, first, last):
+    """Which rays (voxel units) stay in ``flat`` voxels from ``first`` to ``last`` [N, 3], at most a layer apart."""
+    result = np.zeros(len(starts), np.bool_)
+    voxel = np.empty(3, np.int64)
+    for n in range(len(starts)):
+        if abs(first[n, 2] - last[n, 2]) > 1:
+            continue
+        voxel[:] = first[n]
+        while flat[voxel[0], voxel[1], voxel[2]]:
+            if voxel[0] == last[n, 0] and voxel[1] == last[n, 1] and voxel[2] == last[n, 2]:
+                result[n] = True
+                break
+            axis, leave = 0, math.inf
+            for a in range(3):
+                if directions[n, a] != 0:
+                    t = (voxel[a] + (directions[n, a] > 0) - starts[n, a]) / directions[n, a]
+                    if t < leave:
+                        axis, leave = a, t
+            voxel[axis] += 1 if directions[n, axis] > 0 else -1
+            if voxel[axis] < 0 or voxel[axis] >= flat.shape[axis]:
+                break
+    return result
 
 
 def _leave_m(index: np.ndarray, origins: np.ndarray, directions: np.ndarray, grid: VoxelGrid) -> np.ndarray:
@@ -147,6 +191,7 @@ class LidarRayAgreement:
         self.counts["rays"] += len(rays.error_m)
         self.counts["not_counted"] += len(rays.counted) - len(rays.error_m)
         self.counts["hit"] += len(error_m)
+        self.counts["grazing"] += int(rays.grazing.sum())
         self.counts["free_before_return"] += len(rays.error_m) - int((error_m < -_SAME_VOXEL_M).sum())
         for t in THRESHOLDS_M:
             self.counts[f"within@{t:g}"] += int((np.abs(error_m) < t).sum())
@@ -177,7 +222,7 @@ class LidarRayAgreement:
         """All figures; shares in [0, 1], NaN where nothing was counted.
 
         ``rays``, ``not_counted`` (outside the grid or without a range), ``labelled_rays``: numbers. ``within@t``,
-        ``early@t``, ``late@t`` for t of 1, 2, 4 m, ``missed``, ``free_before_return``: shares of the rays.
+        ``early@t``, ``late@t`` for t of 1, 2, 4 m, ``missed``, ``free_before_return``, ``grazing``: shares of the rays.
         ``depth_error_m``: ``mean``, ``std`` and quantiles ``q05`` .. ``q95`` over rays that meet something (exact to
         0.02 m, and limited to 120 m). ``occupied_rayiou`` and ``@t``; ``lidar_rayiou`` and ``@t``: means over known
         classes (and thresholds), ``lidar_ray_iou`` by class name.
@@ -205,6 +250,7 @@ class LidarRayAgreement:
 _NUMBERS = ("rays", "not_counted", "hit")
 _COUNTS = (
     *_NUMBERS,
+    "grazing",
     "free_before_return",
     *(f"{name}@{t:g}" for name in ("within", "early", "late") for t in THRESHOLDS_M),
 )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gsrender_core.classes import CLASS_NAMES, FREE, IGNORE
+from gsrender_core.classes import CLASS_NAMES, FLAT_IDS, FREE, IGNORE
 from gsrender_core.metrics.duplicates_reference import voxels_along
 from gsrender_core.metrics.ray_iou import THRESHOLDS_M
 from gsrender_core.voxel_grid import VoxelGrid
@@ -26,8 +26,20 @@ def compare_rays_reference(
         enters_m = _way_to_grid(origin, (point - origin) / range_m, grid)
         leaves_m = dict(zip([v for v, _ in path], enters_m + np.cumsum([length for _, length in path]), strict=True))
         first = next((voxel for voxel, _ in path if semantics[voxel] != FREE), None)
-        found.append((None, FREE) if first is None else (leaves_m[first] - leaves_m[home], int(semantics[first])))
+        if first is None:
+            found.append((None, FREE))
+        elif _grazes([voxel for voxel, _ in path], first, home, semantics):
+            found.append((0.0, int(semantics[home])))
+        else:
+            found.append((leaves_m[first] - leaves_m[home], int(semantics[first])))
     return found
+
+
+def _grazes(path: list[tuple], first: tuple, home: tuple, semantics: np.ndarray) -> bool:
+    """Flat classes from the first hit to the return's voxel, which lies behind it and at most a layer apart."""
+    between = path[path.index(first) : path.index(home) + 1]
+    flat = all(semantics[voxel] in FLAT_IDS for voxel in between)
+    return len(between) > 1 and flat and abs(first[2] - home[2]) <= 1
 
 
 def _way_to_grid(origin: np.ndarray, direction: np.ndarray, grid: VoxelGrid) -> float:

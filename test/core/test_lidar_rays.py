@@ -41,6 +41,24 @@ def test_a_slanted_ray_by_hand():
     np.testing.assert_allclose(rays.error_m, [0.5 * math.sqrt(2)], atol=1e-12)
 
 
+def test_a_ray_inside_the_road_is_met_at_its_return():
+    origin = np.array([-3.65, 0.25, 1.25])
+    point = np.array([3.85, 0.25, -0.25])  # 7.5 m ahead, 1.5 m lower: enters the layer z in [-0.5, 0) at x = 2.6
+    semantics = empty()
+    semantics[:, :, 1], semantics[15, 8, 1] = 11, 13
+    rays = compare_rays(semantics, origin, point[None], GRID)
+    assert rays.error_m.tolist() == [0] and rays.labels.tolist() == [13] and rays.grazing.tolist() == [True]
+    # Not where a gap lies on the way, where the surface is no flat one, or where the return is two layers lower.
+    for change in ((14, 8, 1, FREE), (14, 8, 1, 4), (15, 8, 1, FREE)):
+        other = semantics.copy()
+        other[change[:3]] = change[3]
+        rays = compare_rays(other, origin, point[None], GRID)
+        # Met in voxel 13, left at x = 3; the return's is left at x = 4.
+        assert rays.error_m[0] == pytest.approx(-math.hypot(1, 0.2)) and rays.labels[0] == 11 and not rays.grazing[0]
+    rays = compare_rays(np.full(GRID.shape, 11, np.uint8), origin, point[None], GRID)
+    assert not rays.grazing[0] and rays.error_m[0] < -7
+
+
 def test_returns_outside_and_at_the_sensor_do_not_count():
     points = np.array([[4.0, 0, 0], [3.99, 0, 0], [0, 0, 3.0], ORIGIN + [0, 0, 0.005]])
     rays = compare_rays(empty(), ORIGIN, points, GRID)
@@ -92,6 +110,7 @@ def scan(rng: np.random.Generator, count: int = 300) -> tuple[np.ndarray, np.nda
     """A grid, origins of several sensors (one outside), returns in and around the grid, labels."""
     density = rng.choice([0.01, 0.1])
     semantics = np.where(rng.random(GRID.shape) < density, rng.integers(0, 17, GRID.shape), FREE).astype(np.uint8)
+    semantics[:, :, :2] = np.where(rng.random((16, 16, 2)) < 0.9, rng.integers(11, 15, (16, 16, 2)), FREE)
     sensors = np.array([[0.3, 0.2, 0.7], [-3.1, 1.1, 0.1], [0.0, -7.0, 4.0]])
     points = rng.uniform(np.array(GRID.min_m) - 0.7, np.array(GRID.max_m) + 0.7, (count, 3))
     labels = rng.choice(np.append(np.arange(17), IGNORE), count).astype(np.uint8)
@@ -117,7 +136,7 @@ def test_equals_its_twin_on_random_scans(seed):
     by_class = expected.pop("lidar_ray_iou")
     assert {name: result[name] for name in expected} == pytest.approx(expected)
     assert result["lidar_ray_iou"] == pytest.approx(by_class, nan_ok=True)
-    assert 0.05 < result["within@1"] < 0.95 and result["missed"] > 0
+    assert 0.05 < result["within@1"] < 0.95 and result["missed"] > 0 and result["grazing"] > 0
     # Parts add up to the whole.
     for part in parts[1:]:
         parts[0].merge(part)
