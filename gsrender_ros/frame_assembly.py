@@ -1,15 +1,25 @@
-"""From image messages to the ``Frame`` that the network takes: decode and fit, one thread a camera. Needs no ROS."""
+"""From image messages to the ``Frame`` that the network takes: decode and fit, side by side. Needs no ROS.
+
+A set of images is complete when its last image arrives; by then the others can be ready. While the worker waits for
+work, every image is therefore decoded as it comes (``expect``), and the last one's arrival starts one decode, not six.
+While the network is busy nothing is decoded ahead: most of those images will never be looked at.
+"""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from gsrender_core.data.frame import Frame
-from gsrender_core.data.image_fit import fit_image
-from gsrender_ros.image_conversions import Intrinsics, decode_image
-from gsrender_ros.statistics import FrameDropped
+from gsrender_ros.image_conversions import Intrinsics
+from gsrender_ros.image_fitting import CameraFit
+
+# Images of one camera that are decoded ahead before a set has used one: more would be work for nothing when sets do
+# not become complete, and memory.
+_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,17 @@ class FrameAssembler:
     def __init__(self, image_size: tuple[int, int]):
         self.image_size = image_size
         self._pool = ThreadPoolExecutor(max_workers=max(1, min(8, os.cpu_count() or 1)), thread_name_prefix="decode")
+        self._lock = threading.Lock()  # expect() and __call__ come from different threads
+        self._fits: dict[str, CameraFit] = {}
+        self._ahead: dict[str, deque[tuple[object, CameraFit, Future]]] = {}
+
+    def expect(self, message, camera: Intrinsics) -> None:
+        """Start on an image that will probably be part of the next frame; never blocks."""
+        fit = self._fit(camera)
+        with self._lock:
+            waiting = self._ahead.setdefault(camera.camera, deque())
+            if len(waiting) < _AHEAD:
+                waiting.append((message, fit, self._pool.submit(fit, message)))
 
     def __call__(self, image_set: ImageSet, intrinsics: list[Intrinsics], rig_pose: RigPose) -> Frame:
         """One frame of one set of images; intrinsics of the images as they arrive, in the order of the cameras.
@@ -47,29 +68,15 @@ class FrameAssembler:
         Raises:
             FrameDropped: decode (an image is not readable), calibration (its size is not its calibration's).
         """
-        count = len(image_set.messages)
-        images = np.empty((count, 3, self.image_size[1], self.image_size[0]), np.uint8)
-        Ks = np.empty((count, 3, 3))
-
-        def work(index: int) -> None:
-            image = decode_image(image_set.messages[index])
-            size = (image.shape[1], image.shape[0])
-            camera = intrinsics[index]
-            if size != camera.size:
-                raise FrameDropped(
-                    "calibration",
-                    f"images of {camera.camera} are {size[0]}x{size[1]}, their calibration is for "
-                    f"{camera.size[0]}x{camera.size[1]}: calibrate at the size that is published",
-                )
-            fit = fit_image(size, camera.K, self.image_size)
-            images[index] = fit(image).transpose(2, 0, 1)
-            Ks[index] = fit.K
-
-        for _ in self._pool.map(work, range(count)):  # consuming the results raises what a camera raised
-            pass
+        fits = [self._fit(camera) for camera in intrinsics]
+        started = [
+            self._started(message, fit) or self._pool.submit(fit, message)
+            for message, fit in zip(image_set.messages, fits, strict=True)
+        ]
+        self._forget_ahead(started)
         return Frame(
-            images=images,
-            Ks=Ks,
+            images=np.stack([planes.result() for planes in started]),  # raises what a camera raised
+            Ks=np.stack([fit.K for fit in fits]),
             T_ego_cam=rig_pose.T_ego_cam,
             T_global_ego=rig_pose.T_global_ego,
             stamp_ns=image_set.stamp_ns,
@@ -79,4 +86,27 @@ class FrameAssembler:
 
     def close(self) -> None:
         """End the threads."""
-        self._pool.shutdown(wait=False)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _fit(self, camera: Intrinsics) -> CameraFit:
+        """How images of a camera are fitted: planned once for a calibration and size, anew when either changes."""
+        fit = self._fits.get(camera.camera)
+        if fit is None or not fit.camera.same_as(camera):
+            fit = self._fits[camera.camera] = CameraFit(camera, self.image_size)
+        return fit
+
+    def _started(self, message, fit: CameraFit) -> Future | None:
+        with self._lock:
+            for known, known_fit, planes in self._ahead.get(fit.camera.camera, ()):
+                if known is message and known_fit is fit:  # not where the calibration has changed in between
+                    return planes
+        return None
+
+    def _forget_ahead(self, used: list[Future]) -> None:
+        """Make room for the images of the next frame; what this one did not use was decoded for nothing."""
+        with self._lock:
+            ahead, self._ahead = self._ahead, {}
+        for waiting in ahead.values():
+            for _, _, planes in waiting:
+                if planes not in used:
+                    planes.cancel()

@@ -5,6 +5,9 @@ import numpy as np
 from rosbags.image import ImageError, image_to_cvimage
 from rosbags.image.image import convert_color, to_cvtype
 
+# Encodings whose colours follow the brightness in half as many rows again; height is the image's.
+_CHROMA_BELOW = ("nv12", "nv21")
+
 
 class CvBridgeError(TypeError):
     """The image cannot be converted; the text names encoding and sizes."""
@@ -14,7 +17,7 @@ class _Rows:
     """An Image message whose rows are contiguous: what ``rosbags.image`` takes for granted."""
 
     def __init__(self, msg, data):
-        self.height, self.width, self.encoding, self.is_bigendian = msg.height, msg.width, msg.encoding, False
+        self.height, self.width, self.encoding, self.is_bigendian = len(data), msg.width, msg.encoding, False
         self.data = data
 
 
@@ -34,14 +37,17 @@ class CvBridge:
             raise CvBridgeError(str(error)) from error
         dtype = np.dtype(typestr)
         row_bytes = img_msg.width * channels * dtype.itemsize
+        rows = img_msg.height
+        if encoding in _CHROMA_BELOW:
+            rows += img_msg.height // 2
         step = img_msg.step or row_bytes
         data = np.frombuffer(img_msg.data, np.uint8)
-        if step < row_bytes or data.size < step * img_msg.height or min(img_msg.width, img_msg.height) < 1:
+        if step < row_bytes or data.size < step * rows or min(img_msg.width, img_msg.height) < 1:
             raise CvBridgeError(
                 f"{encoding} image {img_msg.width}x{img_msg.height} with step {step} needs at least "
-                f"{max(step, row_bytes) * img_msg.height} bytes (row of {row_bytes}), got {data.size}"
+                f"{max(step, row_bytes) * rows} bytes (row of {row_bytes}), got {data.size}"
             )
-        data = data[: step * img_msg.height].reshape(img_msg.height, step)[:, :row_bytes]
+        data = data[: step * rows].reshape(rows, step)[:, :row_bytes]
         data = np.ascontiguousarray(data)
         if img_msg.is_bigendian and dtype.itemsize > 1:
             data = data.view(dtype.newbyteorder(">")).astype(dtype)
