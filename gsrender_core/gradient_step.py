@@ -120,14 +120,22 @@ class GradientStep:
         self._norms_frozen = False
         self._frame_loss = group.wrap(FrameLoss(objective, model))
 
-    def __call__(self, step: int, rate: float, frames: list[tuple[int, int]], stop: Callable[[], bool]) -> StepReport:
+    def __call__(
+        self,
+        step: int,
+        rate: float,
+        frames: list[tuple[int, int]],
+        stop: Callable[[], bool],
+        norms_frozen: bool = False,
+    ) -> StepReport:
         """Draw numbers and frame indices of this process's share -> what happened; the same decision everywhere.
 
         Randomness is a function of the seed and the draw's number alone: neither a resumed run nor another
-        number of processes draws differently. ``stop`` is asked at the end of the step.
+        number of processes draws differently. ``stop`` is asked at the end of the step. ``norms_frozen``: batch
+        norms keep their statistics.
         """
         c, report = self.config, StepReport()
-        self._set_norms(frozen=step >= c.freeze_norm_at * c.steps)
+        self._set_norms(norms_frozen)
         learn = [] if self._norms_frozen else self._statistics
         start, sums = [s.clone() for s in learn], [torch.zeros_like(s) for s in learn]
         counts = [n.clone() for n in self._copied[1]]

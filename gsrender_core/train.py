@@ -21,9 +21,10 @@ from gsrender_core.held_out_depth import HeldOutDepth
 from gsrender_core.metrics.miou import without_nan
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.objective import Objective
-from gsrender_core.run_folder import data_of, prepare, readable, require_same_data
+from gsrender_core.run_folder import prepare, require_same_data
 from gsrender_core.runtime import keep_freed_memory
 from gsrender_core.stop_signals import Stopped, StopSignals
+from gsrender_core.supply import DataSupply, ReplaySupply, spread
 from gsrender_core.training_frames import TrainingFrames
 from gsrender_core.watch import Watch, held_out_figures, objective_figures
 from gsrender_core.whole_file import write_whole
@@ -34,30 +35,6 @@ TAUS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 LOG_EVERY = 20
 AHEAD = 4  # steps whose frames workers read in advance
 MAX_BROKEN_STEPS = 20  # in a row; a run whose loss is gone does not come back by waiting
-
-
-def split_scenes(scenes: tuple[str, ...], held_out: int) -> tuple[list[str], list[str]]:
-    """Training and validation scenes: the last ``held_out`` are validated on and never trained on.
-
-    Raises:
-        ValueError: nothing would be left to train on.
-    """
-    if held_out >= len(scenes):
-        raise ValueError(f"{len(scenes)} scenes cannot spare {held_out} for validation; lower validation_scenes")
-    cut = len(scenes) - held_out
-    return list(scenes[:cut]), list(scenes[cut:])
-
-
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Warm-up, then a cosine or linear fall to 1 % at the last step."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    if config.schedule == "cosine":
-        shape = 0.5 * (1 + math.cos(math.pi * progress))
-    else:
-        shape = 1 - progress
-    return config.learning_rate * (0.01 + 0.99 * shape)
 
 
 def mean_terms(frames: list[dict[str, float]]) -> dict[str, float]:
@@ -86,44 +63,43 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        dataset,
+        data,
         out: Path,
         device: str = "auto",
         frames: TrainingFrames | None = None,
         group: Group | None = None,
     ):
-        """``frames`` of an earlier run over the same data spare computing the same features again, where they fit.
+        """``data`` is a data set, all of which is there (``DataSupply``), or a ``ReplaySupply``.
 
+        ``frames`` of an earlier run over the same data spare computing the same features again, where they fit.
         ``group``: the processes that train together; default those of torchrun's environment, or this one alone.
         """
-        self.config, self.dataset, self.out = config, dataset, Path(out)
+        self.supply = data if isinstance(data, ReplaySupply) else DataSupply(config, data)
+        self.config, self.dataset, self.out = config, self.supply.dataset, Path(out)
         self.group = group or Group(device)
+        if self.group.joined and isinstance(data, ReplaySupply):
+            raise ValueError("a replay trains in one process; start it without torchrun")
         self.device = self.group.device
         if self.device.type == "cpu":
             keep_freed_memory()
         torch.manual_seed(config.seed)
         self.model = GSRender(config.model).to(self.device).train()
-        self.frames = TrainingFrames(dataset, self.model, self.device, config.rare_boost, config.cache_gb, frames)
+        self.frames = TrainingFrames(self.dataset, self.model, self.device, config.rare_boost, config.cache_gb, frames)
         self.frames.bf16 = config.bf16
         self.objective = Objective(config, self.model, self.frames)
         self.gradient = GradientStep(config, self.model, self.objective, self.group)
         self.ema, self.trained = self.gradient.ema, self.gradient.trained
-        self.train_scenes, self.validation_scenes = split_scenes(dataset.scene_names, config.validation_scenes)
-        self.indices = [i for scene in self.train_scenes for i in dataset.indices_of(scene)]
-        held_out = [i for scene in self.validation_scenes for i in dataset.indices_of(scene)]
-        stride = max(1, len(held_out) // max(1, config.validation_frames))
-        self.validation = held_out[::stride][: config.validation_frames]
-        stride = max(1, len(self.validation) // max(1, config.watch_frames))
-        self.watched = self.validation[::stride][: config.watch_frames]
-        self.held_out = HeldOutDepth(config, dataset, self.indices) if config.hold_out_labels > 0 else None
+        self.held_out = HeldOutDepth(config, self.dataset, self.supply.indices) if config.hold_out_labels > 0 else None
         self.step, self.best, self.seconds, self.tau = 0, -1.0, 0.0, config.model.tau
         self.skipped: set[int] = set()  # frames that could not be used, in any process
         self.broken, self._broken_in_a_row = 0, 0  # steps without a finite loss and gradient
         self._dropped_in_a_row = 0  # draws without a usable frame
-        self._order: tuple[int, list[int]] = (-1, [])  # epoch and its permutation
         self._stop = False
+        self._asked: int | None = None  # to stop, by another thread
         self.started_from: dict | None = None  # a checkpoint and its steps
         self.watch: Watch | None = None
+        self.on_row: Callable[[dict], None] = lambda row: None  # called with every row of the log
+        self.on_step: Callable[[], None] = lambda: None  # called after every step, in the thread that trains
 
     def start_from(self, checkpoint: str | Path) -> None:
         """Begin with a checkpoint's weights instead of fresh ones: for a new recipe, or data of another vehicle.
@@ -145,8 +121,17 @@ class Trainer:
             model.load_state_dict(loaded.model.state_dict())
         self.started_from = {"checkpoint": Path(checkpoint).name, "steps": loaded.info.get("steps")}
 
+    @property
+    def watched(self) -> list[int]:
+        """The validation frames whose losses are looked at."""
+        return spread(self.supply.validation, self.config.watch_frames)
+
+    def request_stop(self, number: int = signal.SIGTERM) -> None:
+        """End the run after the step at hand, as if that signal had arrived. For any thread."""
+        self._asked = number
+
     def run(self, resume: bool = False) -> Path:
-        """Train to ``config.steps`` and return the best checkpoint's path.
+        """Train until the schedule is over and return the best checkpoint's path.
 
         SIGTERM and SIGINT end the run after the step at hand, with a checkpoint.
 
@@ -162,17 +147,16 @@ class Trainer:
             self._restore(state)
         logger.info(
             "training on %d frames, validating on %d (%s), %d steps of %d frames, device %s%s",
-            len(self.indices),
-            len(self.validation),
-            ", ".join(self.validation_scenes) or "none",
+            self.supply.frame_count,
+            len(self.supply.validation),
+            ", ".join(self.supply.scenes) or "none",
             self.config.steps,
             self.config.batch,
             self.device,
             f", {self.group.size} processes" if self.group.joined else "",
         )
         if self.group.is_first:
-            self.validation = readable(self.dataset, self.validation)
-            self.watched = [i for i in self.watched if i in self.validation]
+            self.supply.check()
             self.watch = Watch(self.out, self.step)
         if self.config.workers > 0:
             self.frames.reader = ReadAhead(self.dataset, self.config.workers, 4 * self.config.workers)
@@ -185,19 +169,27 @@ class Trainer:
             if self.frames.reader is not None:
                 self.frames.reader.close()
                 self.frames.reader = None
-        return self.out / ("best.safetensors" if self.validation else "last.safetensors")
+        best = self.out / "best.safetensors"
+        return best if best.exists() else self.out / "last.safetensors"
 
     def _loop(self, signals: StopSignals) -> None:
-        c = self.config
+        c, schedule = self.config, self.supply.schedule
+
+        def stop() -> bool:
+            return self._stop_number(signals) is not None
+
         if self.step == 0:
             self._on_first(self._watch)
             self._on_first(self._measure_held_out)
         started = time.monotonic() - self.seconds
-        while self.step < c.steps:
-            terms = self._train_step(lambda: signals.received is not None)
+        while not schedule.over(self.step):
+            self.frames.forget(self.supply.refresh(self.step, stop))
+            if not self.supply.indices:  # stopped before the first frame
+                self._end_early(signals)
+            terms = self._train_step(stop)
             self.step += 1
             self.seconds = time.monotonic() - started
-            last = self.step == c.steps
+            last = schedule.over(self.step)
             if self._logged(self.step):
                 self._on_first(self._log, terms)
             if last:  # what the last validation may raise must not cost the steps
@@ -208,14 +200,20 @@ class Trainer:
             if last or self._stop or self.step % c.checkpoint_every == 0:
                 self.group.require_equal(self.gradient.checksum(), "weights")
                 self._on_first(self._save, self.out / "resume.pt", required=last or self._stop)
+            self.on_step()
             if self._stop and not last:
-                number = signals.received or signal.SIGTERM
-                raise Stopped(
-                    f"stopped by {signal.Signals(number).name} after step {self.step} of {c.steps}, checkpoint saved; "
-                    f"go on with: gsrender train {self.out}/config.yaml --data {getattr(self.dataset, 'root', 'DATA')} "
-                    f"--out {self.out} --resume and its own --split, --scenes, --data-version, --device",
-                    number,
-                )
+                self._end_early(signals)
+
+    def _stop_number(self, signals: StopSignals) -> int | None:
+        return self._asked if signals.received is None else signals.received
+
+    def _end_early(self, signals: StopSignals) -> None:
+        number = self._stop_number(signals) or signal.SIGTERM  # another process's, which does not say
+        raise Stopped(
+            f"stopped by {signal.Signals(number).name} after step {self.step} of {self._steps}, checkpoint saved; "
+            f"{self.supply.resume_hint(self.out)}",
+            number,
+        )
 
     def _on_first(self, function, *arguments, required: bool = False) -> None:
         """Let the first process do something with files while the others wait.
@@ -231,15 +229,15 @@ class Trainer:
                 logger.error("step %d: %s. Training goes on and tries again", self.step, error)
 
     def _logged(self, step: int) -> bool:
-        return step % LOG_EVERY == 1 % LOG_EVERY or step == self.config.steps
+        return step % LOG_EVERY == 1 % LOG_EVERY or self.supply.schedule.over(step)
 
     def _train_step(self, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """One step; returns the means over the batch, over all processes where the step is logged."""
-        rate = learning_rate(self.config, self.step)
+        rate, frozen = self.supply.schedule.rate(self.step), self.supply.schedule.norms_frozen(self.step)
         draws = self.group.share(list(range(self.step * self.config.batch, (self.step + 1) * self.config.batch)))
         if self.frames.reader is not None:
             self._read_ahead()
-        report = self.gradient(self.step, rate, [(draw, self._frame_index(draw)) for draw in draws], stop)
+        report = self.gradient(self.step, rate, [(draw, self.supply.draw(draw)) for draw in draws], stop, frozen)
         self._stop = report.stop > 0
         self._count_problems(report)
         frames = list(report.terms.values())
@@ -259,8 +257,9 @@ class Trainer:
             for part in self.group.gather(unusable):
                 self.skipped |= part.keys()
             reason = str(next(reversed(report.unreadable.values()), "see the other processes"))
-            if len(self.skipped) == len(self.indices) or self._dropped_in_a_row >= 10 * len(self.indices):
-                raise ValueError(f"not one of {len(self.indices)} frames is usable; last: {reason}")
+            indices = self.supply.indices
+            if self.skipped.issuperset(indices) or self._dropped_in_a_row >= 10 * len(indices):
+                raise ValueError(f"not one of {len(indices)} frames is usable; last: {reason}")
         if not report.broken:
             self._broken_in_a_row = 0 if report.stepped else self._broken_in_a_row
             return
@@ -282,7 +281,7 @@ class Trainer:
         """Tell the workers what this process's share of the coming steps needs."""
         batch, steps = self.config.batch, range(self.step, min(self.step + 1 + AHEAD, self.config.steps))
         draws = [d for s in steps for d in self.group.share(list(range(s * batch, (s + 1) * batch)))]
-        coming = [self._frame_index(d) for d in draws]
+        coming = [self.supply.draw(d) for d in draws]
         before = range(-self.config.model.view.frames_before, 0)
         rays = self.config.ray_adjacent if self.config.loss.ray > 0 else ()
         rendered = self.config.adjacent if self.config.compensation != "none" else ()
@@ -291,40 +290,29 @@ class Trainer:
         seen = [j for i in coming for k in (0, *before) if (j := adjacent(i, k) if k else i) is not None]
         self.frames.read_ahead(seen, [j for i in coming for k in ks if (j := adjacent(i, k)) is not None])
 
-    def _frame_index(self, draw: int) -> int:
-        """A permutation of the training frames each epoch."""
-        epoch, position = divmod(draw, len(self.indices))
-        if epoch != self._order[0]:
-            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
-            self._order = epoch, torch.randperm(len(self.indices), generator=generator).tolist()
-        return self.indices[self._order[1][position]]
-
     def _log(self, terms: dict[str, float]) -> None:
         per_step = self.seconds / max(1, self.step)
-        left_min = (self.config.steps - self.step) * per_step / 60
+        end = self.supply.schedule.end
+        left = "replay goes on" if end is None else f"{(end - self.step) * per_step / 60:.0f} min left"
         line = {"step": self.step, "seconds": round(self.seconds, 1)}
         line |= {name.lstrip("_"): round(value, 5) for name, value in terms.items()}
         self._append(line)
         shown = " ".join(f"{k.lstrip('_')} {v:.3g}" for k, v in terms.items() if k != "_lr")
-        logger.info(
-            "step %d/%d %.2f s/step, %.0f min left: %s", self.step, self.config.steps, per_step, left_min, shown
-        )
+        logger.info("step %d/%s %.2f s/step, %s: %s", self.step, self._steps, per_step, left, shown)
 
     def _watch(self) -> None:
         """Report what the watched held-out frames say."""
-        if self.watched:
+        if watched := self.watched:
             plain = dataclasses.replace(self.config, augment=AugmentConfig(), bev_flip=False)
             frames = TrainingFrames(
                 self.dataset, self.ema, self.device, self.config.rare_boost, self.config.cache_gb, self.frames
             )
-            terms = objective_figures(Objective(plain, self.ema, frames), self.watched, self.config.seed)
-            self._append(
-                {"step": self.step, "watch": terms | held_out_figures(self.ema, self.dataset, self.watched, TAUS)}
-            )
+            terms = objective_figures(Objective(plain, self.ema, frames), watched, self.config.seed)
+            self._append({"step": self.step, "watch": terms | held_out_figures(self.ema, self.dataset, watched, TAUS)})
 
     def _judge(self) -> None:
         """Look at held-out frames, keep the best weights, draw the curves."""
-        if self.validation:
+        if self.supply.validation:
             self._watch()
             self._validate()
         self._measure_held_out()
@@ -336,7 +324,7 @@ class Trainer:
             self._append({"step": self.step, "held_out": self.held_out.report(self.ema, self.step, self.out)})
 
     def _validate(self) -> None:
-        curve = sweep_tau(self.ema, self.dataset, self.validation, TAUS)
+        curve = sweep_tau(self.ema, self.dataset, self.supply.validation, TAUS)
         if not curve:
             logger.info("step %d: no ground truth in the validation scenes; keeping the last weights", self.step)
             self._checkpoint("best.safetensors", None)
@@ -362,7 +350,7 @@ class Trainer:
             "seconds": round(self.seconds, 1),
             "seed": self.config.seed,
             "data": Path(getattr(self.dataset, "root", "")).name,
-            "frames": len(self.indices) - len(self.skipped),
+            "frames": self.supply.frame_count - len(self.skipped),
             "validation": validation,
             "started_from": self.started_from,
             "train": {k: v for k, v in to_dict(self.config).items() if k != "model"},
@@ -370,8 +358,15 @@ class Trainer:
         # Half precision halves the file; resume.pt keeps the full weights.
         save_checkpoint(self.out / name, self.ema, info, torch.float16)
 
+    @property
+    def _steps(self) -> str:
+        """Steps of the whole run, for the log."""
+        end = self.supply.schedule.end
+        return f"at most {self.config.steps}" if end is None else str(end)
+
     def _append(self, line: dict) -> None:
         self.watch.append(line)
+        self.on_row(line)
 
     def _save(self, path: Path) -> None:
         self._checkpoint("last.safetensors", None)
@@ -383,14 +378,13 @@ class Trainer:
             "tau": self.tau,
             "started_from": self.started_from,
             "skipped": sorted(self.skipped),
-            "data": data_of(self.dataset, self.train_scenes, self.validation_scenes),
+            "data": self.supply.identity(),
             **self.gradient.state_dict(),
         }
         write_whole(path, lambda partial: torch.save(state, partial))
 
     def _restore(self, state: dict) -> None:
-        mine = data_of(self.dataset, self.train_scenes, self.validation_scenes)
-        require_same_data(self.out, state.get("data"), mine)
+        require_same_data(self.out, state.get("data"), self.supply.identity())
         self.gradient.load_state_dict(state)
         self.step, self.best, self.seconds, self.tau = (state[k] for k in ("step", "best", "seconds", "tau"))
         self.started_from, self.skipped = state.get("started_from"), set(state.get("skipped", ()))

@@ -11,7 +11,7 @@ import torch
 
 from gsrender_core.config import AugmentConfig
 from gsrender_core.data.augment import augment_images, warp_image
-from gsrender_core.data.frame import Frame
+from gsrender_core.data.frame import Frame, require_labels
 from gsrender_core.data.read_ahead import ReadAhead, read_frame
 from gsrender_core.geometry import inverse
 from gsrender_core.model.gsrender import GSRender
@@ -207,6 +207,14 @@ class TrainingFrames:
             )  # fmt: skip
         return False
 
+    def forget(self, indices: Iterable[int]) -> None:
+        """Free the memory of frames that the data set no longer has."""
+        for i in indices:
+            labels, maps = self.cache.labels.pop(i, None), self.cache.maps.pop(i, ())
+            self.cache.used_bytes -= (0 if labels is None else labels.nbytes) + sum(m.numel() * 2 for m in maps)
+            self._recent.pop(i, None)
+            self._recent_labels.pop(i, None)
+
     def read_ahead(self, indices: Iterable[int], beside: Iterable[int]) -> None:
         """Let the workers read what is not in memory: frames of steps to come, and labels of frames ``beside``."""
         if self.reader is None:
@@ -314,22 +322,8 @@ class TrainingFrames:
         return result
 
     def _to_labels(self, frame: Frame) -> FrameLabels:
+        require_labels(frame)
         labels = frame.labels
-        if labels is None or len(labels) == 0:
-            raise ValueError(f"frame {frame.token} of {frame.scene} has no LiDAR labels to learn from")
-        bad = ~((labels.depth_m > 0) & np.isfinite(labels.depth_m) & np.isfinite(labels.uv).all(axis=1))
-        if bad.any():
-            first = int(np.flatnonzero(bad)[0])
-            raise ValueError(
-                f"frame {frame.token} of {frame.scene}: {int(bad.sum())} of {len(labels)} labels have no usable depth "
-                f"or position, first {labels.depth_m[first]} m at {labels.uv[first].tolist()}; drop them where they "
-                "are made"
-            )
-        if labels.camera.min() < 0 or labels.camera.max() >= len(frame.Ks):
-            raise ValueError(
-                f"frame {frame.token} of {frame.scene} has labels of cameras {labels.camera.min()} .. "
-                f"{labels.camera.max()}, but {len(frame.Ks)} cameras"
-            )
         draw = draw_weights(labels.class_id, self.rare_boost)
 
         def tensor(array, dtype):

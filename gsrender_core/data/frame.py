@@ -94,6 +94,30 @@ class Frame:
         return self.images.shape[3], self.images.shape[2]
 
 
+def require_labels(frame: Frame) -> None:
+    """Refuse a frame that nothing can be learnt from.
+
+    Raises:
+        ValueError: no labels, labels without depth or position, or of a camera that the frame does not have.
+    """
+    labels = frame.labels
+    if labels is None or len(labels) == 0:
+        raise ValueError(f"frame {frame.token} of {frame.scene} has no LiDAR labels to learn from")
+    bad = ~((labels.depth_m > 0) & np.isfinite(labels.depth_m) & np.isfinite(labels.uv).all(axis=1))
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        raise ValueError(
+            f"frame {frame.token} of {frame.scene}: {int(bad.sum())} of {len(labels)} labels have no usable depth "
+            f"or position, first {labels.depth_m[first]} m at {labels.uv[first].tolist()}; drop them where they "
+            "are made"
+        )
+    if labels.camera.min() < 0 or labels.camera.max() >= len(frame.Ks):
+        raise ValueError(
+            f"frame {frame.token} of {frame.scene} has labels of cameras {labels.camera.min()} .. "
+            f"{labels.camera.max()}, but {len(frame.Ks)} cameras"
+        )
+
+
 def previous_frames(dataset, i: int, count: int) -> list[Frame]:
     """The ``count`` frames before frame i, newest first, without labels; fewer at the start of a scene, never made up.
 

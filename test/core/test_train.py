@@ -12,7 +12,7 @@ from gsrender_core.gradient_step import make_optimizer
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.predictor import Predictor, resolve_device
 from gsrender_core.run_folder import readable
-from gsrender_core.train import Trainer, learning_rate, split_scenes
+from gsrender_core.train import Trainer
 
 
 def test_training_lowers_the_loss_and_leaves_a_checkpoint_that_predicts(tmp_path):
@@ -62,15 +62,6 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     for name in ("data", "skipped", "started_from"):  # of an earlier version
         del state[name]
     again._restore(state)
-
-
-def test_schedule_and_split():
-    config = small_training(steps=100, warmup_steps=10, learning_rate=1.0)
-    assert learning_rate(config, 0) == pytest.approx(0.1) and learning_rate(config, 10) == pytest.approx(1.0)
-    assert learning_rate(config, 99) < 0.02
-    assert split_scenes(("a", "b", "c"), 1) == (["a", "b"], ["c"])
-    with pytest.raises(ValueError, match="cannot spare"):
-        split_scenes(("a",), 1)
 
 
 def test_checkpoints_round_trip_and_refuse_what_is_not_theirs(tmp_path):
