@@ -6,7 +6,7 @@ from pathlib import Path
 from rosbags.rosbag2 import Reader, ReaderError
 
 
-class BagError(Exception):
+class BagError(ValueError):
     """The bag cannot be read; the text says why in one line."""
 
 

@@ -69,6 +69,28 @@ def decode_image(message) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
+def decode_label_image(message) -> np.ndarray:
+    """Class ids [H, W] of an Image (mono8, 8UC1, mono16, 16UC1) or CompressedImage (png), uint8 or uint16.
+
+    Raises:
+        FrameDropped: reason decode; jpeg, which changes ids, and colours included.
+    """
+    data = bytes(message.data)
+    if hasattr(message, "format") and simplejpeg.is_jpeg(data):
+        raise _not_readable(message, ValueError("class ids do not survive jpeg; publish them raw or as png"))
+    if hasattr(message, "format"):
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    else:
+        try:
+            image = _BRIDGE.imgmsg_to_cv2(message, "passthrough")
+        except (CvBridgeError, ValueError, RuntimeError) as error:
+            raise _not_readable(message, error) from error
+    if image is None or image.squeeze().ndim != 2 or image.dtype not in (np.uint8, np.uint16):
+        found = "nothing" if image is None else f"{image.dtype} {image.shape}"
+        raise _not_readable(message, ValueError(f"a label image has one channel of 8 or 16 bits, got {found}"))
+    return image.reshape(image.shape[:2])
+
+
 def read_pixels(message, shrink: int = 1, check_size=lambda size: None) -> tuple[np.ndarray, bool]:
     """Pixels uint8 [H / shrink, W / shrink, 3] of a message, and whether they are BGR instead of RGB.
 

@@ -60,6 +60,20 @@ class CameraFit:
         return planes
 
 
+    def source_of(self, uv: np.ndarray) -> np.ndarray:
+        """Where pixels uv [M, 2] of the fitted images lie in the images as they arrive, float64 [M, 2] px.
+
+        With lens distortion to the pixel; places that the lens does not see are negative.
+        """
+        plan, camera = self._plan, self.camera
+        uv = np.asarray(uv, np.float64)
+        if camera.distortion is None:
+            return (uv + (plan.left, plan.top)) * camera.size / plan.resized
+        column, row = np.floor(uv).astype(np.int64).T
+        x, y = undistortion_maps(camera.distortion, camera.K, self.K, plan.target)
+        return np.stack((x[row, column], y[row, column]), axis=1).astype(np.float64) + 0.5
+
+
 def fit_slowly(message, camera: Intrinsics, target: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Planes uint8 [3, H, W] and their ``K``, step by step at full size: what ``CameraFit`` must come near to.
 

@@ -10,22 +10,32 @@ import numpy as np
 # Every reason for which a frame (an image of the reference camera) can end without output.
 DROP_REASONS = (
     "zero_stamp",  # its header carries no stamp
+    "late",  # its stamp came before, or a newer frame was complete first
     "spread",  # no images of all other cameras within sync.slop_s
     "no_camera_info",  # intrinsics of a camera are not known yet
     "calibration",  # they are known, and do not fit: another image size, a distorted lens, no focal length
     "no_tf",  # a transform is missing
+    "pose_jump",  # the vehicle's pose jumped while the cameras fired
     "superseded",  # a newer set came while the network was busy
     "reset",  # time jumped back
+    "paused",  # the node was told to pause
     "decode",  # an image could not be decoded
     "error",  # anything else, logged with its text
 )
 
 
+# And what only frames to train on need.
+TRAINING_REASONS = (
+    "no_lidar",  # no sweep near enough in time
+    "no_labels",  # label images are asked for, and one is missing
+)
+
+
 class FrameDropped(Exception):
-    """A set of images that cannot become a frame: ``reason`` is one of DROP_REASONS, the text says what to do."""
+    """A set of images that cannot become a frame: ``reason`` is one of the above, the text says what to do."""
 
     def __init__(self, reason: str, text: str):
-        assert reason in DROP_REASONS, reason
+        assert reason in DROP_REASONS + TRAINING_REASONS, reason
         super().__init__(text)
         self.reason = reason
 

@@ -52,10 +52,55 @@ def held_out_points(token: str, count: int, share: float) -> np.ndarray:
     return np.random.default_rng(zlib.crc32(token.encode())).random(count) < share
 
 
-def on_own_vehicle(points_ego: np.ndarray) -> np.ndarray:
-    """Which points [N, 3] (ego frame, m) lie on or in the own vehicle, bool [N]."""
-    low, high = np.array(OWN_VEHICLE_MIN_M), np.array(OWN_VEHICLE_MAX_M)
-    return np.all((points_ego >= low) & (points_ego <= high), axis=1)
+def on_own_vehicle(
+    points_ego: np.ndarray, low_m: tuple = OWN_VEHICLE_MIN_M, high_m: tuple = OWN_VEHICLE_MAX_M
+) -> np.ndarray:
+    """Which points [N, 3] (ego frame, m) lie on or in the own vehicle, bool [N].
+
+    Args:
+        points_ego: [N, 3].
+        low_m, high_m: corners of a box in the ego frame.
+    """
+    return np.all((points_ego >= np.array(low_m)) & (points_ego <= np.array(high_m)), axis=1)
+
+
+@dataclass(frozen=True)
+class CameraView:
+    """Cameras that points are projected into: ``T_ego_cam`` [C, 4, 4] m, ``Ks`` [C, 3, 3] px, images of ``size``."""
+
+    T_ego_cam: np.ndarray
+    Ks: np.ndarray
+    size: tuple[int, int]
+
+
+def pixel_labels(
+    points_ego: np.ndarray,
+    classes: np.ndarray,
+    held: np.ndarray,
+    view: CameraView,
+    options: LabelOptions,
+    held_out: bool = False,
+) -> PixelLabels:
+    """What points become in the images, those held out of training left out; with ``held_out`` those alone.
+
+    Args:
+        points_ego: [N, 3] m, ego frame of the reference stamp.
+        classes: uint8 [N], 0..16 or ``IGNORE``.
+        held: bool [N], see ``held_out_points``.
+        view: the cameras.
+        options: whether hidden points go.
+        held_out: what is hidden is then decided among all points.
+    """
+    if not held_out:  # held-out points have no say in training, not even in what they hide
+        points_ego, classes, held = points_ego[~held], classes[~held], held[~held]
+    place = (np.eye(4), view.T_ego_cam, view.Ks, view.size)
+    labels = project_lidar(points_ego, classes, *place)
+    wanted = np.ones(len(labels), dtype=bool)
+    if held_out:
+        wanted = project_lidar(points_ego, held.astype(np.uint8), *place).class_id == 1
+    if options.drop_occluded:
+        wanted &= ~occluded(labels, view.size)
+    return labels.select(wanted)
 
 
 def project_lidar(

@@ -9,7 +9,7 @@ import numpy as np
 from gsrender_core.classes import IGNORE, lidarseg_lookup
 from gsrender_core.data.frame import Frame, PixelLabels
 from gsrender_core.data.image_fit import ImageFit, fit_image
-from gsrender_core.data.lidar_labels import LabelOptions, held_out_points, occluded, on_own_vehicle, project_lidar
+from gsrender_core.data.lidar_labels import CameraView, LabelOptions, held_out_points, on_own_vehicle, pixel_labels
 from gsrender_core.data.nuscenes_tables import CAMERA_CHANNELS, LIDAR_CHANNEL, NuScenesTables, SensorRecord, scene_names
 from gsrender_core.data.occ3d_annotations import Occ3DAnnotations, scenes_of_split
 from gsrender_core.data.occ3d_labels import Occ3DLabels, read_occ3d_labels
@@ -277,19 +277,12 @@ class NuScenes:
                 path = self.tables.lidarseg_file(lidar.token)
                 raise ValueError(f"lidarseg {path} has ids {unknown} that category.json does not name")
             classes, own = lookup[ids], np.isin(ids, [n for n, name in names.items() if name == "vehicle.ego"])
+        points_ego = apply(lidar.T_ego_sensor, points)
         if not options.renderocc_parity:
-            keep = ~(own | on_own_vehicle(apply(lidar.T_ego_sensor, points)))
-            points, classes, held = points[keep], classes[keep], held[keep]
-        if not held_out:  # held-out points have no say in training, not even in what they hide
-            points, classes, held = points[~held], classes[~held], held[~held]
-        place = (lidar.T_ego_sensor, T_ego_cam, Ks, self.image_size)
-        labels = project_lidar(points, classes, *place)
-        wanted = np.ones(len(labels), dtype=bool)
-        if held_out:
-            wanted = project_lidar(points, held.astype(np.uint8), *place).class_id == 1
-        if options.drop_occluded:
-            wanted &= ~occluded(labels, self.image_size)
-        return labels.select(wanted)
+            keep = ~(own | on_own_vehicle(points_ego))
+            points_ego, classes, held = points_ego[keep], classes[keep], held[keep]
+        view = CameraView(T_ego_cam, Ks, self.image_size)
+        return pixel_labels(points_ego, classes, held, view, options, held_out)
 
     def _lidarseg_classes(self) -> tuple[dict[int, str], np.ndarray]:
         if self._lidarseg is None:

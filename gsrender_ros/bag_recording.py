@@ -1,0 +1,292 @@
+"""One bag as moments: complete sets of images with poses, intrinsics and sweeps, chosen as frames of a data set."""
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gsrender_core.bag_config import BagConfig
+from gsrender_ros.bag_index import CLOUD_TYPE, BagIndex, BagMessages, TopicIndex, bag_index, deserialize
+from gsrender_ros.bag_poses import bag_poses
+from gsrender_ros.bag_rig import guess_lidars, guess_settings, rig_facts
+from gsrender_ros.bag_sets import BagSet, image_sets, image_topics, runs_of, stamps_of
+from gsrender_ros.calibration import read_calibration
+from gsrender_ros.clouds import Cloud, read_cloud
+from gsrender_ros.image_conversions import Intrinsics, decode_label_image, intrinsics_from_camera_info
+from gsrender_ros.keyframes import KeyframeRule
+from gsrender_ros.layouts import camera_names
+from gsrender_ros.parameters import Settings
+from gsrender_ros.statistics import FrameDropped
+from gsrender_ros.sweeps import Reference, transform_between
+from gsrender_ros.training_frame import Moment
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """A frame of the data set: its images, the number of the sweep in every LiDAR topic, and its stamp."""
+
+    images: BagSet
+    sweeps: tuple[int, ...]
+    stamp_ns: int
+
+
+class BagRecording:
+    """Keyframes of one bag in the order in which they were recorded.
+
+    ``dropped`` counts what could not be used, by reason: images of the reference camera without a complete set
+    (``zero_stamp``, ``spread``, ``reset``), sets without what a frame needs (``no_camera_info``, ``calibration``,
+    ``no_tf``, ``no_lidar``). ``between`` counts usable sets that lie between keyframes.
+
+    Raises:
+        BagError, ValueError, FileNotFoundError: no bag, no such topics, no usable set; a parameter or calibration file
+            that is none.
+    """
+
+    def __init__(self, path: str | Path, config: BagConfig, settings: Settings | None = None):
+        self.index: BagIndex = bag_index(path)
+        self.config = config
+        self.settings = settings or guess_settings(self.index)
+        self.names = camera_names(self.settings)
+        self.topics = image_topics(self.index, self.names)
+        self.lidars = self._lidar_topics()
+        file = self.settings.calibration_file
+        self._calibration = read_calibration(file) if file else None
+        self.messages = BagMessages(self.index)
+        found = image_sets(self.index, self.names, self.settings)
+        self.dropped: Counter = Counter(found.dropped)
+        self.why: dict[str, str] = {}  # first explanation of a reason
+        self.between = 0
+        self.set_count = len(found.sets)
+        self.poses = bag_poses(self.index, self.settings, found.jumps_ns, self._calibration)
+        self._sweeps = [self._by_run(topic, found.jumps_ns) for topic in self.lidars]
+        self._known_intrinsics: dict[tuple[int, int], Intrinsics] = {}
+        self.keyframes = self._choose(found.sets)
+        self._report()
+
+    def moment(self, keyframe: Keyframe, token: str = "", scene: str = "") -> Moment:
+        """What a keyframe is made of.
+
+        Raises:
+            FrameDropped: no_camera_info or calibration.
+        """
+        return self._moment(keyframe.images, keyframe.stamp_ns, token, scene)
+
+    def image_messages(self, keyframe: Keyframe) -> list:
+        """The image message of every camera.
+
+        Raises:
+            BagError: one cannot be read.
+        """
+        return [self.messages.read(t, n) for t, n in zip(self.topics, keyframe.images.numbers, strict=True)]
+
+    def clouds(self, keyframe: Keyframe) -> list[Cloud]:
+        """The sweep of every LiDAR.
+
+        Raises:
+            BagError, CloudError: one cannot be read.
+        """
+        pairs = zip(self.lidars, keyframe.sweeps, strict=True)
+        return [read_cloud(self.messages.read(topic, n), self.config.point_times) for topic, n in pairs]
+
+    def cloud_fields(self) -> tuple[str, ...]:
+        """Fields that the first readable cloud of every LiDAR has."""
+        found = [{f.name for f in self.messages.read(topic, 0).fields} for topic in self.lidars]
+        return tuple(sorted(set.intersection(*found)))
+
+    def usual_interval_s(self) -> float:
+        """Median time between keyframes: the cameras may be slower than the interval that is asked for."""
+        steps = np.diff([keyframe.stamp_ns for keyframe in self.keyframes])
+        return float(np.median(steps[steps > 0])) / 1e9 if (steps > 0).any() else 0.0
+
+    def label_images(self, keyframe: Keyframe) -> list[np.ndarray]:
+        """The label image of every camera, integers [H, W].
+
+        Raises:
+            FrameDropped: none within ``semantic_slop_s`` of an image, or one that cannot be decoded.
+            BagError: one cannot be read.
+        """
+        images = []
+        for camera, stamp_ns in zip(self.settings.cameras, keyframe.images.stamps_ns, strict=True):
+            name = "/" + self.config.semantic_topic.replace("{camera}", camera).lstrip("/")
+            topic = self.index.topics.get(name)
+            if topic is None:
+                raise FrameDropped("no_labels", f"{self.index.path} has no topic {name} (bag.semantic_topic)")
+            apart_ns = np.abs(stamps_of(topic, self.settings.stamp_source) - stamp_ns)
+            nearest = int(apart_ns.argmin())
+            if apart_ns[nearest] > self.config.semantic_slop_s * 1e9:
+                raise FrameDropped(
+                    "no_labels",
+                    f"no label image on {name} at {stamp_ns / 1e9:.3f}, the nearest is {apart_ns[nearest] / 1e9:.3f} s "
+                    "away (bag.semantic_slop_s)",
+                )
+            images.append(decode_label_image(self.messages.read(topic, nearest)))
+        return images
+
+    def mounting(self, run: int, frame: str, stamp_ns: int) -> np.ndarray:
+        """``T_ego_frame`` [4, 4] of a sensor on the vehicle.
+
+        Raises:
+            FrameDropped: reason no_tf.
+        """
+        return self._transform(run, stamp_ns, frame, stamp_ns)
+
+    def _lidar_topics(self) -> list[TopicIndex]:
+        wanted = ["/" + t.lstrip("/") for t in self.config.lidar_topics] or guess_lidars(self.index)
+        clouds = [t.topic for t in self.index.topics_of(CLOUD_TYPE)]
+        missing = [topic for topic in wanted if topic not in clouds]
+        if missing or not wanted:
+            what = f"no PointCloud2 on {', '.join(missing)}" if missing else "no topic that is surely a LiDAR's"
+            raise ValueError(
+                f"{self.index.path} has {what}; its PointCloud2 topics: {', '.join(clouds) or 'none'}. Training needs "
+                "a LiDAR: name its topics in bag.lidar_topics"
+            )
+        return [self.index.topics[topic] for topic in wanted]
+
+    def _by_run(self, topic: TopicIndex, jumps_ns: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Stamps in rising order and the numbers that belong to them, for every run."""
+        stamps = stamps_of(topic, self.settings.stamp_source) + round(self.config.lidar_time_offset_s * 1e9)
+        runs = runs_of(topic.log_ns, topic.stamp_ns, jumps_ns)
+        result = []
+        for run in range(len(jumps_ns) + 1):
+            numbers = np.flatnonzero(runs == run)
+            numbers = numbers[np.argsort(stamps[numbers], kind="stable")]
+            result.append((stamps[numbers], numbers))
+        return result
+
+    def _choose(self, sets: list[BagSet]) -> list[Keyframe]:
+        rule, run, chosen = KeyframeRule(self.config), 0, []
+        for images in sets:
+            if images.run != run:
+                rule.restart()
+                run = images.run
+            reference_ns = images.stamps_ns[self._reference]
+            if not rule.due(reference_ns):
+                self.between += 1
+                continue
+            try:
+                sweeps, sweep_ns = self._sweeps_at(reference_ns, run)
+                stamp_ns = reference_ns if self.config.reference == "camera" else sweep_ns
+                T_global_ego = self._check(images, stamp_ns)
+                for topic, number in zip(self.lidars, sweeps, strict=True):
+                    frame = topic.frames[topic.frame[number]]
+                    stamp = int(stamps_of(topic, self.settings.stamp_source)[number])
+                    self._transform(images.run, stamp_ns, frame, stamp)
+            except FrameDropped as error:
+                self.dropped[error.reason] += 1
+                self.why.setdefault(error.reason, str(error))
+                continue
+            if not rule.moved(T_global_ego):
+                self.between += 1
+                continue
+            rule.use(reference_ns, T_global_ego)
+            chosen.append(Keyframe(images, sweeps, stamp_ns))
+        return chosen
+
+    @property
+    def _reference(self) -> int:
+        return self.settings.cameras.index(self.settings.reference_camera)
+
+    def _sweeps_at(self, stamp_ns: int, run: int) -> tuple[tuple[int, ...], int]:
+        """The nearest sweep of every LiDAR, and the stamp of the first LiDAR's.
+
+        Where only some sweeps carry classes, the nearest of those: a recording of annotated keyframes has many between.
+        """
+        numbers, stamps = [], []
+        slop_ns = self.config.lidar_slop_s * 1e9
+        for topic, by_run in zip(self.lidars, self._sweeps, strict=True):
+            at, which = by_run[run]
+            near = np.flatnonzero(np.abs(at - stamp_ns) <= slop_ns)
+            if len(near) == 0:
+                raise FrameDropped(
+                    "no_lidar",
+                    f"no sweep on {topic.topic} within bag.lidar_slop_s={self.config.lidar_slop_s:g} of "
+                    f"{stamp_ns / 1e9:.3f}",
+                )
+            if self._wants_labels(topic):
+                near = near[topic.labelled[which[near]] == 1]
+                if len(near) == 0:
+                    raise FrameDropped("no_labels", f"no sweep with classes on {topic.topic} near {stamp_ns / 1e9:.3f}")
+            nearest = near[np.abs(at[near] - stamp_ns).argmin()]
+            numbers.append(int(which[nearest]))
+            stamps.append(int(at[nearest]))
+        return tuple(numbers), stamps[0]
+
+    def _wants_labels(self, topic: TopicIndex) -> bool:
+        """Whether a topic mixes sweeps with classes and without, and the classes are wanted."""
+        wanted = self.config.supervision in ("auto", "field") and self.config.label_field == "label"
+        return wanted and bool((topic.labelled == 1).any()) and bool((topic.labelled == 0).any())
+
+    def _check(self, images: BagSet, stamp_ns: int) -> np.ndarray:
+        """Look at all that a frame needs but its data; ``T_global_ego``."""
+        moment = self._moment(images, stamp_ns, "", "")
+        for frame, camera_ns in zip(moment.frames, moment.stamps_ns, strict=True):
+            self._transform(images.run, stamp_ns, frame, camera_ns)
+        fixed = Reference(self.poses.fixed_frame, self.poses.fixed_frame, stamp_ns)
+        return transform_between(moment.transforms, fixed, self.settings.ego_frame.lstrip("/"), stamp_ns)
+
+    def _transform(self, run: int, stamp_ns: int, frame: str, at_ns: int) -> np.ndarray:
+        reference = Reference(self.settings.ego_frame.lstrip("/"), self.poses.fixed_frame, stamp_ns)
+        return transform_between(self.poses.trees[run], reference, frame, at_ns)
+
+    def _moment(self, images: BagSet, stamp_ns: int, token: str, scene: str) -> Moment:
+        frames = tuple(
+            (name.frame or topic.frames[topic.frame[number]] or name.default_frame).lstrip("/")
+            for name, topic, number in zip(self.names, self.topics, images.numbers, strict=True)
+        )
+        return Moment(
+            stamps_ns=images.stamps_ns,
+            frames=frames,
+            channels=tuple(name.channel for name in self.names),
+            intrinsics=[self._intrinsics(i, images.numbers[i]) for i in range(len(self.names))],
+            reference=Reference(self.settings.ego_frame.lstrip("/"), self.poses.fixed_frame, stamp_ns),
+            transforms=self.poses.trees[images.run],
+            token=token,
+            scene=scene,
+        )
+
+    def _intrinsics(self, camera: int, number: int) -> Intrinsics:
+        """The calibration file's, else the CameraInfo that was the latest when an image came; the first one before."""
+        name = self.names[camera]
+        calibrated = self._calibration.cameras.get(name.camera) if self._calibration else None
+        if calibrated is not None:
+            lens = getattr(calibrated, "distortion", None)
+            return Intrinsics(calibrated.K, (calibrated.width, calibrated.height), name.camera, lens)
+        topic = "/" + name.camera_info_topic.lstrip("/")
+        infos = self.index.infos.get(topic, [])
+        if not infos:
+            where = topic if name.camera_info_topic else "this layout has no topic"
+            raise FrameDropped(
+                "no_camera_info",
+                f"{self.index.path} has no CameraInfo of {name.camera} ({where}): give intrinsics in calibration_file",
+            )
+        log_ns = int(self.topics[camera].log_ns[number])
+        latest = max((i for i, (at, _) in enumerate(infos) if at <= log_ns), default=0)
+        if (camera, latest) not in self._known_intrinsics:
+            message = deserialize(infos[latest][1], "sensor_msgs/msg/CameraInfo")
+            self._known_intrinsics[camera, latest] = intrinsics_from_camera_info(
+                message, self.settings.distortion, name.camera
+            )
+        return self._known_intrinsics[camera, latest]
+
+    def _report(self) -> None:
+        for text in self.index.problems:
+            logger.warning("%s: %s", self.index.path, text)
+        for reason, count in self.poses.refused.items():
+            logger.warning("%s: %d transforms refused, %s", self.index.path, count, reason)
+        for reason, count in self.dropped.items():
+            logger.warning(
+                "%s: %d of %d sets of images not usable: %s%s", self.index.path, count,
+                self.set_count + self.dropped["spread"], reason, f" ({self.why[reason]})" if reason in self.why else "",
+            )  # fmt: skip
+        logger.info(
+            "%s: %d frames (%d sets of images, %d between keyframes); %s; LiDAR %s",
+            self.index.path, len(self.keyframes), self.set_count, self.between, rig_facts(self.settings),
+            ", ".join(topic.topic for topic in self.lidars),
+        )  # fmt: skip
+        if not self.keyframes:
+            counts = ", ".join(f"{n} {reason} ({self.why.get(reason, '')})" for reason, n in self.dropped.items())
+            raise ValueError(f"{self.index.path} has no usable frame: {counts or 'no complete set of images'}")
