@@ -1,11 +1,17 @@
 """What the node says about itself: /diagnostics, and a watchdog that explains silence.
 
-Values of the status ``<node>: occupancy`` (all as text): frames_in, frames_out, frames_pending, rate_hz,
-latency_p50_ms, latency_p95_ms, inference_p50_ms, inference_p95_ms, dropped.<reason>, best_spread_s,
-images.<camera>, images_without_stamp.<camera>, device, checkpoint.
+Statuses, named as diagnostic_updater names them. First ``<node>: occupancy``, values (all as text): frames_in,
+frames_out, frames_pending, paused, rate_hz, age_s (of the last output), latency_p50_ms, latency_p95_ms,
+inference_p50_ms, inference_p95_ms, dropped.<reason>, best_spread_s, images.<camera>, images_without_stamp.<camera>,
+and what is loaded (device, checkpoint, ...). Further ones are added by name; ``health`` makes those of the node.
+
+Its level: OK; WARN while paused or where more than a tenth of the last frames were dropped for a reason that is no
+choice of the node's; ERROR after ``watchdog_s`` without output; STALE where for so long no image came either: then
+there is nothing to judge.
 """
 
 import time
+from collections import deque
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock
@@ -13,7 +19,13 @@ from rclpy.clock_type import ClockType
 
 from gsrender_ros.camera_sync import CameraSync
 from gsrender_ros.camera_topics import CameraTopics
-from gsrender_ros.statistics import FrameStatistics
+from gsrender_ros.statistics import FrameStatistics, Summary
+
+# Drops that are the node's way, or somebody's wish: no sign of anything wrong.
+_HARMLESS = ("superseded", "reset", "paused")
+_RECENT_S = 10.0
+_WARN_SHARE = 0.1
+OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
 
 
 class Diagnostics:
@@ -23,14 +35,22 @@ class Diagnostics:
         node: the node that owns publisher and timer.
         settings: periods.
         statistics, sync, topics: what is reported.
-        facts: further key-value pairs that do not change (device, checkpoint).
+        facts: gives further key-value pairs (device, checkpoint, ...).
+
+    ``paused`` is set while the node is told to pause. ``tasks`` are further statuses by name: functions that return
+    level, message and values.
     """
 
-    def __init__(self, node, settings, parts: tuple[FrameStatistics, CameraSync, CameraTopics], facts: dict[str, str]):
+    def __init__(self, node, settings, parts: tuple[FrameStatistics, CameraSync, CameraTopics], facts):
         self._node = node
         self._settings = settings
         self._statistics, self._sync, self._topics = parts
         self._facts = facts
+        self.paused = False
+        self.tasks: dict = {}
+        self._past: deque = deque([(time.monotonic(), 0, 0)])  # when, frames in, frames dropped in earnest
+        self._images, self._image_at = 0, time.monotonic()
+        self._pause_service = node.resolve_service_name("~/pause")
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._started_at = time.monotonic()
         self._warned_at = self._started_at
@@ -40,7 +60,7 @@ class Diagnostics:
 
     def publish(self) -> None:
         """Publish the state now."""
-        message = DiagnosticArray(status=[self.status()])
+        message = DiagnosticArray(status=[self.status(), *(self._run(name) for name in self.tasks)])
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)
 
@@ -48,6 +68,8 @@ class Diagnostics:
         self.publish()
         now = time.monotonic()
         silent_s = now - self._silent_since()
+        if self.paused:
+            self._warned_at = now  # silence was asked for; after it, the watchdog waits as long again
         if min(silent_s, now - self._warned_at) >= self._settings.watchdog_s:
             self._warned_at = now
             self._node.get_logger().warning(f"No output for {silent_s:.0f} s: {'; '.join(self.explanations())}")
@@ -62,8 +84,12 @@ class Diagnostics:
             "frames_in": summary.frames_in,
             "frames_out": summary.frames_out,
             "frames_pending": summary.pending,
+            "paused": self.paused,
             "rate_hz": f"{summary.rate_hz:.3f}",
+            "age_s": "",
         }
+        if self._statistics.last_output_at is not None:
+            values["age_s"] = f"{time.monotonic() - self._statistics.last_output_at:.2f}"
         for name in ("latency_p50_ms", "latency_p95_ms", "inference_p50_ms", "inference_p95_ms"):
             value = getattr(summary, name)
             values[name] = "" if value is None else f"{value:.2f}"
@@ -72,14 +98,44 @@ class Diagnostics:
         values["best_spread_s"] = "" if best is None else f"{best[0]:.4f}"
         values |= {f"images.{camera}": count for camera, count in sorted(self._sync.images_received.items())}
         values |= {f"images_without_stamp.{c}": n for c, n in sorted(self._sync.images_without_stamp.items())}
-        values |= self._facts
-        silent_s = time.monotonic() - self._silent_since()
-        status = DiagnosticStatus(name=f"{self._node.get_name()}: occupancy", hardware_id=self._facts.get("device", ""))
-        if silent_s >= self._settings.watchdog_s:
-            status.level, status.message = DiagnosticStatus.ERROR, "; ".join(self.explanations())
-        else:
-            status.level, status.message = DiagnosticStatus.OK, f"{summary.rate_hz:.1f} Hz"
-        status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+        facts = self._facts()
+        values |= facts
+        status = DiagnosticStatus(name=f"{self._node.get_name()}: occupancy", hardware_id=facts.get("device", ""))
+        status.level, status.message = self._judge(summary)
+        status.values = _pairs(values)
+        return status
+
+    def _judge(self, summary: Summary) -> tuple[bytes, str]:
+        now = time.monotonic()
+        images = sum(self._sync.images_received.values())
+        if images != self._images:
+            self._images, self._image_at = images, now
+        bad = sum(count for reason, count in summary.dropped.items() if reason not in _HARMLESS)
+        self._past.append((now, summary.frames_in, bad))
+        while len(self._past) > 2 and now - self._past[1][0] > _RECENT_S:
+            self._past.popleft()
+        _, frames_before, bad_before = self._past[0]
+        frames, bad = summary.frames_in - frames_before, bad - bad_before
+        if self.paused:
+            return WARN, f"paused; resume with `ros2 service call {self._pause_service} std_srvs/srv/SetBool`"
+        if now - self._silent_since() >= self._settings.watchdog_s:
+            silent = now - self._image_at >= self._settings.watchdog_s
+            return STALE if silent else ERROR, "; ".join(self.explanations())
+        if frames and bad > _WARN_SHARE * frames:
+            last = self._statistics.last_drop
+            return (
+                WARN,
+                f"{summary.rate_hz:.1f} Hz; {bad} of the last {frames} frames dropped, last {last[0]}: {last[1]}",
+            )
+        return OK, f"{summary.rate_hz:.1f} Hz" if summary.frames_out else "no output yet"
+
+    def _run(self, name: str) -> DiagnosticStatus:
+        status = DiagnosticStatus(name=f"{self._node.get_name()}: {name}")
+        try:
+            status.level, status.message, values = self.tasks[name]()
+            status.values = _pairs(values)
+        except Exception as error:  # a report must not end what it reports on
+            status.level, status.message = ERROR, f"this status cannot be made: {type(error).__name__}: {error}"
         return status
 
     def explanations(self) -> list[str]:
@@ -88,7 +144,7 @@ class Diagnostics:
         for index, camera in enumerate(self._topics.cameras):
             if not self._sync.images_received[camera.camera]:
                 topic = self._topics.image_topic(index)
-                silent.setdefault(self._publishers(topic), []).append(topic)
+                silent.setdefault(self._publishers(topic, self._topics.image_type_name(index)), []).append(topic)
         if silent:
             return [f"no image on {', '.join(topics)} ({publishers})" for publishers, topics in silent.items()]
         reasons = []
@@ -107,11 +163,14 @@ class Diagnostics:
             )
         return reasons or ["no image arrives any more; is the source paused or at its end?"]
 
-    def _publishers(self, topic: str) -> str:
+    def _publishers(self, topic: str, wanted: str) -> str:
         infos = self._node.get_publishers_info_by_topic(topic)
-        wanted = self._topics.image_type_name
         others = sorted({info.topic_type for info in infos if info.topic_type != wanted})
         text = f"{len(infos)} publisher{'' if len(infos) == 1 else 's'} each"
         if others:
             return f"{text}, of type {', '.join(others)} instead of {wanted}: see image_transport"
         return f"{text}; check layout, topics.image, namespace and remaps" if not infos else f"{text}, nothing received"
+
+
+def _pairs(values: dict) -> list[KeyValue]:
+    return [KeyValue(key=key, value=str(value)) for key, value in values.items()]

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future
 
 from gsrender_ros.statistics import FrameDropped, FrameStatistics
@@ -16,6 +17,8 @@ class InferenceWorker:
         statistics: counts every item's fate.
         logger: an rclpy logger (``warning`` and ``error`` with ``throttle_duration_sec``).
 
+    ``call`` runs other work, such as loading another network, in the same thread, between two items.
+
     ``generation`` grows with every ``reset``; an item in flight compares it before it publishes.
     """
 
@@ -26,6 +29,7 @@ class InferenceWorker:
         self._condition = threading.Condition()
         self._item = None
         self._arrived_at = 0.0
+        self._calls: deque = deque()
         self._stopping = False
         self.generation = 0
         self._ready = Future()
@@ -51,19 +55,33 @@ class InferenceWorker:
         if overtaken:
             self._statistics.dropped("superseded", "a newer set of images arrived while the network was busy")
 
+    def call(self, function) -> Future:
+        """Run ``function()`` in the worker's thread before the next item; the future holds its result or error."""
+        future = Future()
+        with self._condition:
+            if self._stopping:
+                future.set_exception(RuntimeError("the node is stopping"))
+                return future
+            self._calls.append((function, future))
+            self._condition.notify()
+        return future
+
     def reset(self) -> None:
         """Forget the waiting item and mark the one in flight as stale."""
         with self._condition:
             self.generation += 1
             waiting, self._item = self._item is not None, None
         if waiting:
-            self._statistics.dropped("reset", "time jumped back")
+            self._statistics.dropped("reset", "time jumped back, or ~/reset was called")
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """End the thread after the item in flight."""
+        """End the thread after the item in flight; calls that wait are not made."""
         with self._condition:
             self._stopping = True
+            calls, self._calls = self._calls, deque()
             self._condition.notify()
+        for _, future in calls:
+            future.set_exception(RuntimeError("the node is stopping"))
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
@@ -81,22 +99,38 @@ class InferenceWorker:
         self._ready.set_result(prepared)
         while True:
             with self._condition:
-                while self._item is None and not self._stopping:
+                while self._item is None and not self._calls and not self._stopping:
                     self._condition.wait()
                 if self._stopping:
                     return
-                item, arrived_at, self._item = self._item, self._arrived_at, None
-                generation = self.generation
-            try:
-                inference_s = self._process(item, generation)
-                self._statistics.published(time.monotonic() - arrived_at, inference_s)
-            except FrameDropped as dropped:
-                self._statistics.dropped(dropped.reason, str(dropped))
+                call = self._calls.popleft() if self._calls else None
+                if call is None:
+                    item, arrived_at, self._item = self._item, self._arrived_at, None
+                    generation = self.generation
+            if call is not None:
+                _answer(*call)
+            else:
+                self._work(item, arrived_at, generation)
+
+    def _work(self, item, arrived_at: float, generation: int) -> None:
+        try:
+            inference_s = self._process(item, generation)
+            self._statistics.published(time.monotonic() - arrived_at, inference_s)
+        except FrameDropped as dropped:
+            self._statistics.dropped(dropped.reason, str(dropped))
+            if dropped.reason not in ("paused", "reset"):  # what somebody asked for was said once already
                 self._logger.warning(str(dropped), throttle_duration_sec=2.0)
-            except Exception as error:
-                # The node must outlive whatever one frame does to the network; the text says what happened.
-                if self._stopping:
-                    return
-                text = f"frame lost: {type(error).__name__}: {error}"
-                self._statistics.dropped("error", text)
+        except Exception as error:
+            # The node must outlive whatever one frame does to it; the text says what happened. When stopping, what
+            # breaks has lost its publishers.
+            text = f"frame lost: {type(error).__name__}: {error}"
+            self._statistics.dropped("error", text)
+            if not self._stopping:
                 self._logger.error(text, throttle_duration_sec=2.0)
+
+
+def _answer(function, future: Future) -> None:
+    try:
+        future.set_result(function())
+    except Exception as error:  # handed to whoever asked
+        future.set_exception(error)

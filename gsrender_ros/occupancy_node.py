@@ -1,21 +1,20 @@
 """The ROS 2 node: surround images, calibration and ego poses in, semantic occupancy out. Wiring only.
 
-Subscribes to images, CameraInfo, /tf and /tf_static (or Odometry); publishes ``~/occupancy``
-(PointCloud2), ``~/occupancy/markers`` (MarkerArray) and /diagnostics.
+Subscribes to images, CameraInfo, /tf and /tf_static (or Odometry), for the self-check to a PointCloud2; publishes
+``~/occupancy`` (PointCloud2, with markers, a map and debug images below it and ``~/debug``) and /diagnostics; serves
+``~/reset``, ``~/pause`` and ``~/reload``.
 """
 
 import dataclasses
 import logging
 import sys
 import time
+from concurrent.futures import Future
 
 import rclpy
-from nav_msgs.msg import Odometry
-from rclpy.duration import Duration
 from rclpy.exceptions import NameValidationException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from gsrender_ros.calibration import read_calibration
 from gsrender_ros.camera_sync import CameraSync, ImageSet, watch_clock
@@ -24,15 +23,20 @@ from gsrender_ros.diagnostics import Diagnostics
 from gsrender_ros.environment import prepare_environment
 from gsrender_ros.frame_assembly import FrameAssembler
 from gsrender_ros.frame_history import FrameHistory
+from gsrender_ros.health import CameraHealth, TransformHealth, network_health, output_health, self_check_health
 from gsrender_ros.inference_worker import InferenceWorker
-from gsrender_ros.layouts import camera_names, fixed_frame
+from gsrender_ros.layouts import camera_names
 from gsrender_ros.outputs import OccupancyOutputs
-from gsrender_ros.parameters import Settings, read_settings
+from gsrender_ros.parameters import read_settings
+from gsrender_ros.pose_source import PoseSource
+from gsrender_ros.prediction import Prediction
+from gsrender_ros.predictor_host import PredictorHost
 from gsrender_ros.ros_arguments import explain_name, start_rclpy
-from gsrender_ros.standins import GENUINE, Buffer, TransformListener
+from gsrender_ros.self_check import SelfCheck
+from gsrender_ros.services import Services
+from gsrender_ros.standins import GENUINE
 from gsrender_ros.statistics import FrameDropped, FrameStatistics
 from gsrender_ros.stop_signal import StopSignal
-from gsrender_ros.tf_lookup import TransformLookup, message_from_matrix
 
 # After the clock jumped back, the images' own jump follows at once and must not clear the new transforms.
 JUMP_SETTLES_S = 2.0
@@ -55,84 +59,104 @@ class OccupancyNode(Node):
         calibration = read_calibration(self.settings.calibration_file) if self.settings.calibration_file else None
         self.statistics = FrameStatistics()
         self.worker = InferenceWorker(self._process, self.statistics, self.get_logger())
-        self.predictor, checkpoint = self.worker.start(lambda: _load_predictor(self.settings))
-        self.assemble_frame = FrameAssembler(self.predictor.image_size)
-        self.history = FrameHistory(self.predictor.frames_before, self.settings.history_interval_s)
+        self.host = PredictorHost(self.settings.device, len(self.settings.cameras), self.get_logger())
+        self.self_check: SelfCheck | None = None
+        self.assemble_frame: FrameAssembler | None = None
+        self.worker.start(lambda: self._use_checkpoint(self.settings.checkpoint))
         self._history_generation = 0
         self._cleared_at = 0.0
+        self._paused = False
 
-        self._create_transforms(calibration)
+        self.poses = PoseSource(self, self.settings, calibration)
         cameras = camera_names(self.settings)
         self.sync = CameraSync(cameras, self.settings, self.statistics, self.get_clock())
-        self.sync.on_set = self.worker.submit
+        self.sync.on_set = self._on_set
         self.sync.on_jump = self._on_stamp_jump
         self._clock_watch = watch_clock(self.get_clock(), self._on_clock_jump)
 
-        self.outputs = OccupancyOutputs(self, self.settings.ego_frame, self.settings.markers_max_rate_hz)
+        self.outputs = OccupancyOutputs(self, self.settings)
+        if self.settings.self_check_lidar_topic:
+            self.self_check = SelfCheck(self, self.settings, self.poses.lookup)
         self.topics = CameraTopics(self, cameras, self.settings, self.sync.add_image, calibration)
-        facts = {"device": str(self.predictor.device), "checkpoint": checkpoint}
-        self.diagnostics = Diagnostics(self, self.settings, (self.statistics, self.sync, self.topics), facts)
-        self.get_logger().info(f"ready: {len(cameras)} cameras, device {facts['device']}, checkpoint {checkpoint}")
+        self._create_diagnostics()
+        self._own_services = Services(self, self.settings.checkpoint)
+        facts = "; ".join(f"{name} {value}" for name, value in self.host.facts().items())
+        self.get_logger().info(f"ready: {len(cameras)} cameras; {facts}")
 
-    def _create_transforms(self, calibration) -> None:
-        settings, logger = self.settings, self.get_logger()
-        self.buffer = Buffer(cache_time=Duration(seconds=settings.tf_cache_s), node=self)
-        self.lookup = TransformLookup(self.buffer, settings.ego_frame, fixed_frame(settings), settings.tf_wait_s)
-        source = settings.pose_source
-        if source == "tf" and not GENUINE["tf2_msgs"]:
-            raise ValueError(
-                "pose_source is 'tf', but tf2_msgs is not installed: install it (make setup builds it where a C "
-                "compiler is), or use pose_source:=odometry with a calibration_file"
-            )
-        if source == "auto":
-            source = "tf" if GENUINE["tf2_msgs"] else "odometry"
-            if source == "odometry":
-                logger.warning("tf2_msgs is not installed: poses come from Odometry, mountings from calibration_file")
-        if source == "odometry" and not GENUINE["tf2_msgs"] and calibration is None:
-            raise ValueError(
-                "without tf2_msgs the mounting of the cameras must come from a file: set calibration_file (bags of "
-                "`gsrender to-bag` carry one beside their data), or install tf2_msgs"
-            )
-        if GENUINE["tf2_msgs"]:
-            self._listener = TransformListener(self.buffer, self)
-        if source == "odometry":
-            qos = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
-            self._odometry = self.create_subscription(Odometry, settings.odometry_topic, self._on_odometry, qos)
-        for camera in calibration.cameras.values() if calibration else ():
-            if camera.T_ego_cam is not None:
-                self.buffer.set_transform_static(
-                    message_from_matrix(camera.T_ego_cam, calibration.ego_frame, camera.frame_id), "calibration_file"
-                )
+    def _create_diagnostics(self) -> None:
+        parts = (self.statistics, self.sync, self.topics)
+        self.diagnostics = Diagnostics(self, self.settings, parts, self.host.facts)
+        tasks = self.diagnostics.tasks
+        tasks["cameras"] = CameraHealth(self.sync)
+        tasks["transforms"] = TransformHealth(self.poses, self.get_clock(), self.settings.tf_cache_s)
+        tasks["network"] = network_health(self.host, self.statistics)
+        tasks["outputs"] = output_health(self.outputs)
+        if self.self_check is not None:
+            tasks["self-check"] = self_check_health(self.self_check)
 
-    def _on_odometry(self, message: Odometry) -> None:
-        from geometry_msgs.msg import TransformStamped
-
-        transform = TransformStamped(header=message.header, child_frame_id=message.child_frame_id)
-        position = message.pose.pose.position
-        translation = transform.transform.translation
-        translation.x, translation.y, translation.z = position.x, position.y, position.z
-        transform.transform.rotation = message.pose.pose.orientation
-        if not self.settings.fixed_frame:
-            self.lookup.fixed_frame = message.header.frame_id.lstrip("/")
-        self.buffer.set_transform(transform, "odometry")
+    def _on_set(self, image_set: ImageSet) -> None:
+        if self._paused:
+            self.statistics.dropped("paused", "the node was told to pause")
+        else:
+            self.worker.submit(image_set)
 
     def _process(self, image_set: ImageSet, generation: int) -> float:
         """One set of images to published messages; the worker's thread. Returns the inference time in seconds."""
         intrinsics = self.topics.intrinsics()
         cameras = list(zip(image_set.frames, image_set.stamps_ns, strict=True))
-        rig_pose = self.lookup.rig_pose(image_set.stamp_ns, cameras, cancelled=lambda: self.worker.stopping)
+        rig_pose = self.poses.lookup.rig_pose(image_set.stamp_ns, cameras, cancelled=lambda: self.worker.stopping)
         frame = self.assemble_frame(image_set, intrinsics, rig_pose)
         if generation != self._history_generation:  # here, not in _forget: the worker's thread alone touches it
             self.history.clear()
             self._history_generation = generation
         started = time.monotonic()
-        occupancy = self.predictor(frame, previous=self.history.before(frame))
+        occupancy = self.host(frame, self.history.before(frame))
         inference_s = time.monotonic() - started
         if generation != self.worker.generation:
             raise FrameDropped("reset", "time jumped back while the network was busy")
         self.history.add(frame)
-        self.outputs.publish(occupancy)
+        self.outputs.publish(Prediction(occupancy, frame, image_set.stamps_ns, image_set.frames))
+        if self.self_check is not None:
+            self.self_check.submit(occupancy)
         return inference_s
+
+    def load(self, checkpoint: str) -> Future:
+        """Exchange the network for that of a checkpoint (empty: the packaged one), between two frames.
+
+        The future holds the error where the file will not do; the old network then goes on.
+        """
+        loading = self.worker.call(lambda: self._use_checkpoint(checkpoint))
+        loading.add_done_callback(self._on_loaded)
+        return loading
+
+    def _use_checkpoint(self, checkpoint: str) -> None:  # the worker's thread
+        self.host.load(checkpoint)
+        predictor = self.host.predictor
+        if self.assemble_frame is None or self.assemble_frame.image_size != predictor.image_size:
+            before, self.assemble_frame = self.assemble_frame, FrameAssembler(predictor.image_size)
+            if before is not None:
+                before.close()
+        self.history = FrameHistory(predictor.frames_before, self.settings.history_interval_s)
+        if self.self_check is not None:
+            self.self_check.reset()  # its figures are those of the network before
+
+    def _on_loaded(self, loading: Future) -> None:
+        error = loading.exception()
+        if error is None:
+            self.get_logger().info(f"loaded {self.host.path}")
+        elif not self.worker.stopping:
+            self.get_logger().error(f"checkpoint not loaded, {self.host.path} stays in use: {error}")
+
+    def pause(self, paused: bool) -> None:
+        """Drop all sets of images from now on (reason ``paused``), or take them again."""
+        self._paused = self.diagnostics.paused = paused
+        self.get_logger().info("paused: frames are dropped and counted" if paused else "running again")
+
+    def reset(self) -> None:
+        """Forget everything that came in so far: waiting images, transforms, previous frames, outputs."""
+        self.sync.reset(self.get_clock().now().nanoseconds)
+        self._forget(clear_transforms=True)
+        self.get_logger().info("reset: synchroniser, transforms, history and outputs cleared")
 
     def _on_clock_jump(self) -> None:
         self.sync.reset(self.get_clock().now().nanoseconds)
@@ -148,32 +172,29 @@ class OccupancyNode(Node):
     def _forget(self, clear_transforms: bool) -> None:
         self.worker.reset()
         if clear_transforms:
-            self.buffer.clear()
+            self.poses.buffer.clear()
             self._cleared_at = time.monotonic()
         self.outputs.clear()
+        if self.self_check is not None:
+            self.self_check.reset()
 
     def close(self) -> None:
         """Stop the worker, say a last time how many frames there were, end."""
         self.worker.stop()
+        if self.self_check is not None:
+            self.self_check.stop()
         self.assemble_frame.close()
         self.diagnostics.publish()
         self.destroy_node()
 
 
-def _load_predictor(settings: Settings):
-    """The predictor and the path of its checkpoint; imports torch, which takes seconds."""
+def _spin_once(executor: SingleThreadedExecutor, node: OccupancyNode) -> None:
     try:
-        from gsrender_core.checkpoint import default_checkpoint
-        from gsrender_core.predictor import Predictor
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"{sys.executable} cannot import {error.name}: install it for this interpreter (console scripts of "
-            "`ros2 run` ignore virtual environments)"
-        ) from error
-    path = settings.checkpoint or str(default_checkpoint())
-    predictor = Predictor.load(path, device=settings.device)
-    predictor.warm_up(len(settings.cameras))  # else the first frames wait for seconds
-    return predictor, path
+        executor.spin_once(timeout_sec=0.1)
+    except ExternalShutdownException:
+        raise
+    except Exception as error:  # what one callback stumbles over must not end a node on a vehicle
+        node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}", throttle_duration_sec=2.0)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -197,7 +218,7 @@ def main(args: list[str] | None = None) -> int:
     executor.add_node(node)
     try:
         while not stop:
-            executor.spin_once(timeout_sec=0.1)
+            _spin_once(executor, node)
     except ExternalShutdownException:
         pass
     finally:

@@ -1,17 +1,21 @@
-"""What the node publishes: cloud and markers, latched, and only for those who listen."""
+"""What the node publishes of a prediction: latched, and built only for those who listen."""
 
 import threading
 import time
+from collections import Counter
 
+from nav_msgs.msg import OccupancyGrid as OccupancyMap
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
-from gsrender_core.voxel_grid import OccupancyGrid
 from gsrender_ros.conversions import cloud_from_occupancy
+from gsrender_ros.debug_images import CameraView
+from gsrender_ros.occupancy_projection import MapBand, map_from_occupancy
+from gsrender_ros.prediction import Prediction
 from gsrender_ros.visualization import MarkerBuilder, empty_markers
 
 # Matches every subscriber, and hands the last grid to one that comes late.
@@ -21,69 +25,124 @@ _OVERRIDABLE = (QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY, QoSPolicyKi
 
 
 class _Output:
-    """One topic: builds a message of the newest grid when somebody listens, at most ``max_rate_hz``."""
+    """One topic: builds a message of the newest prediction when somebody listens, at most ``max_rate_hz``."""
 
     def __init__(self, publisher, build, max_rate_hz: float = float("inf")):
-        self._publisher = publisher
+        self.publisher = publisher
         self._build = build
         self._period_s = 1.0 / max_rate_hz
         self._published_at = -float("inf")
-        self._published: OccupancyGrid | None = None
+        self._published: Prediction | None = None
+        self.topic = publisher.topic_name
 
-    def update(self, occupancy: OccupancyGrid | None) -> None:
-        if occupancy is None or occupancy is self._published or not self._publisher.get_subscription_count():
-            return
+    def update(self, prediction: Prediction | None) -> bool:
+        """Publish if there is something new and somebody who listens; whether it did."""
+        if prediction is None or prediction is self._published or not self.publisher.get_subscription_count():
+            return False
         now = time.monotonic()
         if now - self._published_at < self._period_s:
-            return
-        self._publisher.publish(self._build(occupancy))
-        self._published, self._published_at = occupancy, now
+            return False
+        self._published, self._published_at = prediction, now  # first: what cannot be built is not tried again
+        self.publisher.publish(self._build(prediction))
+        return True
 
 
 class OccupancyOutputs:
-    """``~/occupancy`` (PointCloud2) and ``~/occupancy/markers`` (MarkerArray) of the newest grid.
+    """All topics of the newest prediction: cloud, markers, map, and pictures by camera.
 
-    A message is built only for a topic with subscribers. Who subscribes later, or was left out by the
-    rate limit of the markers, gets the newest grid within a quarter of a second.
+    A message is built only for a topic with subscribers. Who subscribes later, or was left out by a
+    rate limit, gets the newest prediction within a quarter of a second. A message that cannot be built or published is
+    counted in ``failures`` by topic, said, and left out; the other topics go on.
 
     Args:
         node: owns publishers and timer.
-        ego_frame: frame_id of all messages.
-        markers_max_rate_hz: rate limit of the markers.
+        settings: frames, rate limits, map and debug images.
     """
 
-    def __init__(self, node, ego_frame: str, markers_max_rate_hz: float):
-        overrides = QoSOverridingOptions(_OVERRIDABLE)
-        clouds = node.create_publisher(PointCloud2, "~/occupancy", LATCHED, qos_overriding_options=overrides)
-        self._markers = node.create_publisher(
-            MarkerArray, "~/occupancy/markers", LATCHED, qos_overriding_options=overrides
-        )
-        build_markers = MarkerBuilder(node.get_logger())
-        self._ego_frame = ego_frame
-        self._outputs = (
-            _Output(clouds, lambda occupancy: cloud_from_occupancy(occupancy, ego_frame)),
-            _Output(self._markers, lambda occupancy: build_markers(occupancy, ego_frame), markers_max_rate_hz),
-        )
-        self._newest: OccupancyGrid | None = None
+    def __init__(self, node, settings):
+        self._logger = node.get_logger()
+        self._ego_frame = settings.ego_frame
+        self._overrides = QoSOverridingOptions(_OVERRIDABLE)
+        self._node = node
+        self.published: Counter = Counter()
+        self.failures: Counter = Counter()
+        self._newest: Prediction | None = None
+        self._views: tuple[Prediction | None, dict[int, CameraView]] = (None, {})
         self._lock = threading.Lock()  # the worker publishes, the executor catches up
-        # steady: simulated time may stand still
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        build_markers = MarkerBuilder(self._logger)
+        band = MapBand(settings.map_min_z_m, settings.map_max_z_m, settings.map_drivable_classes)
+        ego_frame = settings.ego_frame
+        markers = self._create(
+            MarkerArray, "~/occupancy/markers", lambda p: build_markers(p.occupancy, ego_frame),
+            settings.markers_max_rate_hz,
+        )  # fmt: skip
+        self._markers = markers.publisher
+        self._outputs = [
+            self._create(PointCloud2, "~/occupancy", lambda p: cloud_from_occupancy(p.occupancy, ego_frame)),
+            self._create(OccupancyMap, "~/occupancy/map", lambda p: map_from_occupancy(p.occupancy, ego_frame, band)),
+            markers,
+            *self._debug_outputs(settings),
+        ]
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         self._timer = node.create_timer(CATCH_UP_PERIOD_S, self._catch_up, clock=steady)
 
-    def publish(self, occupancy: OccupancyGrid) -> None:
-        """Publish a grid where somebody listens."""
+    def publish(self, prediction: Prediction) -> None:
+        """Publish a prediction where somebody listens."""
         with self._lock:
-            self._newest = occupancy
-            for output in self._outputs:
-                output.update(occupancy)
+            self._newest = prediction
+            self._update_all()
 
     def clear(self) -> None:
-        """Forget the newest grid and delete the markers."""
+        """Forget the newest prediction and delete the markers."""
         with self._lock:
-            self._newest = None
+            self._newest, self._views = None, (None, {})
             self._markers.publish(empty_markers(self._ego_frame))
+
+    def _create(self, kind, topic: str, build, max_rate_hz: float = float("inf")) -> _Output:
+        publisher = self._node.create_publisher(kind, topic, LATCHED, qos_overriding_options=self._overrides)
+        return _Output(publisher, build, max_rate_hz)
+
+    def _debug_outputs(self, settings) -> list[_Output]:
+        rate_hz, shrink, overlay = settings.debug_max_rate_hz, settings.debug_shrink, settings.debug_overlay
+        outputs = []
+        for index, camera in enumerate(settings.cameras):
+            base = f"~/debug/{camera}"
+
+            def view(prediction, index=index):
+                return self._view(prediction, index, shrink)
+
+            # CameraInfo first: who matches it with the images by stamp need not wait.
+            outputs += [
+                self._create(CameraInfo, f"{base}/camera_info", lambda p, view=view: view(p).camera_info(), rate_hz),
+                self._create(
+                    Image, f"{base}/semantic", lambda p, view=view: view(p).semantic_message(overlay), rate_hz
+                ),
+                self._create(Image, f"{base}/depth", lambda p, view=view: view(p).depth_message(), rate_hz),
+            ]
+        return outputs
+
+    def _view(self, prediction: Prediction, camera: int, shrink: int) -> CameraView:
+        """Semantic and depth image share their rays."""
+        if self._views[0] is not prediction:
+            self._views = prediction, {}
+        views = self._views[1]
+        if camera not in views:
+            views[camera] = CameraView(prediction, camera, shrink)
+        return views[camera]
 
     def _catch_up(self) -> None:
         with self._lock:
-            for output in self._outputs:
-                output.update(self._newest)
+            self._update_all()
+
+    def _update_all(self) -> None:
+        for output in self._outputs:
+            try:
+                if output.update(self._newest):
+                    self.published[output.topic] += 1
+            except Exception as error:  # one topic must not take the others, or the worker, with it
+                self.failures[output.topic] += 1
+                self._logger.error(
+                    f"{output.topic}: this grid is not published: {type(error).__name__}: {error}; "
+                    f"{self.failures[output.topic]} so far, other topics go on",
+                    throttle_duration_sec=5.0,
+                )

@@ -26,15 +26,22 @@ class Limits:
         return "" if self.low is None else f"{self.low:g} to {self.high:g}"
 
 
-def _parameter(name, default, unit, sentence, limits=Limits()):  # noqa: B008 (frozen)
-    return field(default=default, metadata={"name": name, "unit": unit, "sentence": sentence, "limits": limits})
+def _parameter(name, default, unit, sentence, limits=Limits(), live=False):  # noqa: B008 (frozen)
+    metadata = {"name": name, "unit": unit, "sentence": sentence, "limits": limits, "live": live}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Settings:
     """Effective values of all parameters. Empty strings mean "as the layout says"."""
 
-    checkpoint: str = _parameter("checkpoint", "", "", "Checkpoint file; empty: the one shipped with the package.")
+    checkpoint: str = _parameter(
+        "checkpoint",
+        "",
+        "",
+        "Checkpoint file; empty: the one shipped with the package. May be set while the node runs.",
+        live=True,
+    )
     device: str = _parameter("device", "auto", "", "Where the network runs: auto, cpu, cuda or cuda:N.")
     layout: str = _parameter(
         "layout",
@@ -124,6 +131,41 @@ class Settings:
     markers_max_rate_hz: float = _parameter(
         "markers.max_rate_hz", 2.0, "Hz", "Markers are published at most this often.", Limits(0.1, 100.0)
     )
+    map_min_z_m: float = _parameter(
+        "map.min_z_m",
+        0.2,
+        "m",
+        "Lower end of the height band of the map: voxels whose centres lie in it may be obstacles.",
+        Limits(-10.0, 10.0),
+    )
+    map_max_z_m: float = _parameter(
+        "map.max_z_m", 2.2, "m", "Upper end of the height band: the vehicle's height.", Limits(-10.0, 10.0)
+    )
+    map_drivable_classes: tuple[str, ...] = _parameter(
+        "map.drivable_classes", ("driveable_surface",), "", "Classes of which the map's free cells are made."
+    )
+    debug_max_rate_hz: float = _parameter(
+        "debug.max_rate_hz", 2.0, "Hz", "Debug images are published at most this often.", Limits(0.1, 100.0)
+    )
+    debug_shrink: int = _parameter(
+        "debug.shrink", 2, "", "Debug images are so many times smaller than the network's images.", Limits(1, 16)
+    )
+    debug_overlay: float = _parameter(
+        "debug.overlay",
+        0.0,
+        "",
+        "Share of the class colours in semantic debug images, the rest is the camera's image; 0: colours alone.",
+        Limits(0.0, 1.0),
+    )
+    self_check_lidar_topic: str = _parameter(
+        "self_check.lidar_topic", "", "", "PointCloud2 that the grids are compared with; empty: no self-check."
+    )
+    self_check_max_offset_s: float = _parameter(
+        "self_check.max_offset_s", 0.1, "s", "Largest distance in time of a grid and its cloud.", Limits(0.0, 5.0)
+    )
+    self_check_window: int = _parameter(
+        "self_check.window", 20, "grids", "Figures of the self-check are over so many grids.", Limits(1, 1000)
+    )
     diagnostics_period_s: float = _parameter(
         "diagnostics.period_s", 1.0, "s", "Period of /diagnostics.", Limits(0.1, 60.0)
     )
@@ -184,7 +226,7 @@ def read_settings(node) -> tuple[Settings, list[str]]:
     for spec in specifications():
         meta = spec.metadata
         descriptor = ParameterDescriptor(description=_describe(meta), additional_constraints=str(meta["limits"]))
-        descriptor.read_only = True  # all are fixed at start; a live change would be ignored silently
+        descriptor.read_only = not meta["live"]  # a live change of the others would be ignored silently
         descriptor.dynamic_typing = isinstance(spec.default, float)  # so that 5 may be written for 5.0
         limits = meta["limits"]
         if limits.low is not None and isinstance(spec.default, float):

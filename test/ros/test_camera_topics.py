@@ -39,7 +39,7 @@ class Bench:
         self.sync = CameraSync(cameras, self.settings, self.statistics, self.node.get_clock())
         self.topics = CameraTopics(self.node, cameras, self.settings, self.sync.add_image, calibration)
         parts = (self.statistics, self.sync, self.topics)
-        self.diagnostics = Diagnostics(self.node, self.settings, parts, {"device": "cpu"})
+        self.diagnostics = Diagnostics(self.node, self.settings, parts, lambda: {"device": "cpu"})
 
     def spin_until(self, condition, between=lambda: None):
         end = time.monotonic() + PATIENCE_S
