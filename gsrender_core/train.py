@@ -18,6 +18,7 @@ from gsrender_core.distributed import Group
 from gsrender_core.evaluate import sweep_tau
 from gsrender_core.gradient_step import GradientStep, StepReport
 from gsrender_core.held_out_depth import HeldOutDepth
+from gsrender_core.lidar_validation import returns_score, sweep_tau_on_returns
 from gsrender_core.metrics.miou import without_nan
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.objective import Objective
@@ -57,7 +58,8 @@ class Trainer:
     """Trains one model into one folder.
 
     The folder receives ``config.yaml``, ``log.jsonl`` (a line every 20 steps and every validation), ``curves.png``,
-    ``best.safetensors`` (highest validation RayIoU), ``last.safetensors`` and ``resume.pt``.
+    ``best.safetensors`` (highest validation RayIoU; of LiDAR returns where there is no ground truth),
+    ``last.safetensors`` and ``resume.pt``.
     """
 
     def __init__(
@@ -326,8 +328,7 @@ class Trainer:
     def _validate(self) -> None:
         curve = sweep_tau(self.ema, self.dataset, self.supply.validation, TAUS)
         if not curve:
-            logger.info("step %d: no ground truth in the validation scenes; keeping the last weights", self.step)
-            self._checkpoint("best.safetensors", None)
+            self._validate_on_returns()
             return
         curve = without_nan(curve)
         self.tau, metrics = max(curve.items(), key=lambda item: item[1]["rayiou"] or 0.0)
@@ -342,6 +343,32 @@ class Trainer:
         if (metrics["rayiou"] or 0.0) > self.best:
             self.best = metrics["rayiou"] or 0.0
             self._checkpoint("best.safetensors", {"tau": self.tau, **metrics})
+
+    def _validate_on_returns(self) -> None:
+        """As ``_validate``, by what the LiDARs measured: recordings have no ground truth."""
+        has_returns = hasattr(self.dataset, "lidar_returns")
+        curve = sweep_tau_on_returns(self.ema, self.dataset, self.supply.validation, TAUS) if has_returns else {}
+        if not curve:
+            logger.info("step %d: no ground truth in the validation scenes; keeping the last weights", self.step)
+            self._checkpoint("best.safetensors", None)
+            return
+        self.tau, figures = max(curve.items(), key=lambda item: returns_score(item[1]))
+        score, figures = returns_score(figures), without_nan(figures)
+        self._append({"step": self.step, "returns": figures, "tau": self.tau})
+        logger.info(
+            "step %d, %d LiDAR rays of held-out frames: %.1f %% end within 1 m of their return, %.1f %% meet nothing, "
+            "RayIoU of occupied %.4f, of classes %s, at tau %.2f",
+            self.step,
+            figures["rays"],
+            100 * figures["within@1"],
+            100 * figures["missed"],
+            figures["occupied_rayiou"] or 0.0,
+            "unknown" if figures["lidar_rayiou"] is None else f"{figures['lidar_rayiou']:.4f}",
+            self.tau,
+        )
+        if score > self.best:
+            self.best = score
+            self._checkpoint("best.safetensors", {"tau": self.tau, **figures})
 
     def _checkpoint(self, name: str, validation: dict | None) -> None:
         self.ema.config = dataclasses.replace(self.config.model, tau=self.tau)

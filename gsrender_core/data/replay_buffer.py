@@ -61,11 +61,31 @@ class _Stretch:
     open: bool = True  # frames are still added
 
 
-def frame_bytes(frame: Frame) -> int:
-    """Memory of a frame's images and labels, bytes."""
+@dataclass(frozen=True)
+class LidarReturns:
+    """What the LiDARs of a frame measured, in its ego frame.
+
+    Attributes:
+        origins_ego: float32 [N, 3] m, where the sensor stood when it measured each.
+        points_ego: float32 [N, 3] m.
+        classes: uint8 [N], 0..16 or ``IGNORE``; None where nothing gives points a class.
+    """
+
+    origins_ego: np.ndarray
+    points_ego: np.ndarray
+    classes: np.ndarray | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory, bytes."""
+        return sum(array.nbytes for array in vars(self).values() if array is not None)
+
+
+def frame_bytes(frame: Frame, returns: LidarReturns | None = None) -> int:
+    """Memory of a frame's images and labels, and of its returns, bytes."""
     labels = frame.labels
     arrays = [frame.images] + ([] if labels is None else list(vars(labels).values()))
-    return sum(array.nbytes for array in arrays)
+    return sum(array.nbytes for array in arrays) + (0 if returns is None else returns.nbytes)
 
 
 class ReplayBuffer:
@@ -91,9 +111,10 @@ class ReplayBuffer:
     def __init__(self, limits: BufferLimits, name: str = "replay"):
         self.limits, self.root = limits, name
         self._lock = threading.Lock()
-        self._waiting: deque[Frame] = deque()
+        self._waiting: deque[tuple[Frame, LidarReturns | None]] = deque()
         self._waiting_bytes = 0
         self._frames: dict[int, Frame] = {}
+        self._returns: dict[int, LidarReturns] = {}  # of held-out frames
         self._stretch_of: dict[int, _Stretch] = {}
         self._stretches: list[_Stretch] = []
         self._bytes = {False: 0, True: 0}  # of what is trained on, and held out
@@ -104,14 +125,16 @@ class ReplayBuffer:
 
     # -- filling: any thread ------------------------------------------------------------------------------------------
 
-    def put(self, frame: Frame) -> bool:
+    def put(self, frame: Frame, returns: LidarReturns | None = None) -> bool:
         """Let a frame wait to be taken in; False where too many wait already, and nothing has happened then.
+
+        ``returns``: what its LiDARs measured, kept for frames that are held out.
 
         Raises:
             ValueError: no usable labels, another rig than the first frame's, not later than the frame before it in its
                 scene, or larger than the memory. The text says which.
         """
-        size_bytes = self._check(frame)
+        size_bytes = self._check(frame, returns)
         with self._lock:
             if self._waiting_bytes + size_bytes > self.limits.waiting_bytes:
                 return False
@@ -129,13 +152,13 @@ class ReplayBuffer:
                     "than the one before it: time that jumps back begins another scene"
                 )
             self._rig, self._last = rig, frame
-            self._waiting.append(frame)
+            self._waiting.append((frame, returns))
             self._waiting_bytes += size_bytes
         return True
 
-    def _check(self, frame: Frame) -> int:
+    def _check(self, frame: Frame, returns: LidarReturns | None) -> int:
         require_labels(frame)
-        size_bytes, limits = frame_bytes(frame), self.limits
+        size_bytes, limits = frame_bytes(frame, returns), self.limits
         kinds = (False, True) if limits.hold_out_every else (False,)
         smallest = min(limits.waiting_bytes, *(limits.part_bytes(held_out) for held_out in kinds))
         if size_bytes > smallest:
@@ -154,12 +177,14 @@ class ReplayBuffer:
             with self._lock:
                 if not self._waiting:
                     return forgotten
-                frame = self._waiting.popleft()
-                self._waiting_bytes -= frame_bytes(frame)
-            forgotten |= self._add(frame)
+                frame, returns = self._waiting.popleft()
+                self._waiting_bytes -= frame_bytes(frame, returns)
+            forgotten |= self._add(frame, returns)
 
-    def _add(self, frame: Frame) -> set[int]:
-        stretch, size_bytes = self._stretch_for(frame), frame_bytes(frame)
+    def _add(self, frame: Frame, returns: LidarReturns | None) -> set[int]:
+        stretch = self._stretch_for(frame)
+        returns = returns if stretch.held_out else None
+        size_bytes = frame_bytes(frame, returns)
         forgotten = self._make_room(stretch, size_bytes)
         held = self.limits.part_bytes(held_out=False) // size_bytes
         if self._count == 0 and held < max(FEW_FRAMES, 2 * self.limits.stretch):
@@ -168,6 +193,8 @@ class ReplayBuffer:
         stretch.numbers.append(number)
         stretch.open = len(stretch.numbers) < self.limits.stretch
         self._frames[number], self._stretch_of[number] = frame, stretch
+        if returns is not None:
+            self._returns[number] = returns
         self._bytes[stretch.held_out] += size_bytes
         return forgotten
 
@@ -196,7 +223,7 @@ class ReplayBuffer:
             if gone is not None:
                 self._stretches.remove(gone)
             for i in numbers:
-                self._bytes[growing.held_out] -= frame_bytes(self._frames.pop(i))
+                self._bytes[growing.held_out] -= frame_bytes(self._frames.pop(i), self._returns.pop(i, None))
                 del self._stretch_of[i]
             forgotten.update(numbers)
         self.forgotten += len(forgotten)
@@ -269,6 +296,17 @@ class ReplayBuffer:
         """As ``frame``, its images uint8 [C, 3, 0, 0]."""
         frame = self.frame(i)
         return dataclasses.replace(frame, images=frame.images[..., :0, :0])
+
+    def lidar_returns(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Origins [N, 3], points [N, 3] (m, ego frame) and classes (uint8 [N] or None) of a held-out frame.
+
+        Raises:
+            ValueError: the frame is not held out, is forgotten, or came without.
+        """
+        if i not in self._returns:
+            raise ValueError(f"frame {i}: only held-out frames keep their LiDAR returns")
+        returns = self._returns[i]
+        return returns.origins_ego, returns.points_ego, returns.classes
 
     def ground_truth(self, i: int) -> None:
         """None: recordings have no labelled voxels."""
