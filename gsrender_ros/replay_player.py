@@ -1,7 +1,7 @@
 """Plays a rosbag2 as topics and /clock, where ``ros2 bag play`` is not installed.
 
 Messages go out as the bytes that the bag holds. Latched topics (/tf_static) are played first, whatever
-the start offset.
+the start offset. While playing, ``~/pause`` (std_srvs/SetBool) stops and continues messages and /clock.
 
     python -m gsrender_ros.replay_player BAG [--rate R] [--loop] [--start S] [--delay S] [--wait-for TOPIC]
         [--wait-timeout S] [--clock [HZ]]
@@ -19,11 +19,13 @@ from dataclasses import dataclass
 import rclpy
 from rclpy.duration import Duration
 from rclpy.exceptions import NameValidationException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import Reader, ReaderError
 from rosgraph_msgs.msg import Clock
+from std_srvs.srv import SetBool
 
 from gsrender_ros.bag_reading import BagError, first_line, message_class, open_bag
 from gsrender_ros.environment import prepare_environment
@@ -34,6 +36,7 @@ CLOCK_HZ = 100.0
 LONGEST_S = 1e9
 WAIT_TIMEOUT_S = 60.0
 DRAIN_S = 2.0
+SERVICE_PERIOD_S = 0.02  # how often a pause may be asked for while messages are behind their time
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,12 @@ class ReplayPlayer(Node):
         self._stop = stop  # anything that turns true
         self._reader = reader
         self._options = options
+        self.paused = False
+        self._paused_s = 0.0  # so much later than planned since the start of this round
+        self._served_at = 0.0
+        self._service = self.create_service(SetBool, "~/pause", self._on_pause)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self)
         self._clock_publisher = self.create_publisher(Clock, "/clock", 10)
         self.published: Counter = Counter()
         self.skipped: Counter = Counter()
@@ -116,6 +125,11 @@ class ReplayPlayer(Node):
         )
         return self.create_publisher(kind, connection.topic, qos)
 
+    def _on_pause(self, request, response):
+        self.paused = request.data
+        response.success, response.message = True, "paused" if request.data else "playing"
+        return response
+
     def play(self) -> None:
         """Play to the end, or for ever when looping; ends early when ``stop`` turns true.
 
@@ -148,7 +162,7 @@ class ReplayPlayer(Node):
                 self._publish(connection.topic, data)
 
     def _play_once(self, start_ns: int) -> None:
-        began = time.monotonic()
+        began, self._paused_s = time.monotonic(), 0.0
         connections = [c for c in self._reader.connections if c.topic in self._publishers_by_topic]
         if not connections:
             raise BagError(f"{self._reader.path} holds no topic whose type is installed")
@@ -163,12 +177,32 @@ class ReplayPlayer(Node):
         """Sleep up to a message's moment and keep /clock ticking meanwhile."""
         period_s = 1.0 / self._options.clock_hz
         while not self._stop:
-            wait_s = began + (stamp_ns - start_ns) / 1e9 / self._options.rate - time.monotonic()
+            planned = began + self._paused_s + (stamp_ns - start_ns) / 1e9 / self._options.rate
+            wait_s = planned - time.monotonic()
+            if wait_s > 0 or self.paused or time.monotonic() - self._served_at > SERVICE_PERIOD_S:
+                self._serve(min(max(wait_s, 0.0), period_s))
+            if self.paused:
+                self._wait_while_paused()
+                continue
             if wait_s <= 0:
                 return
-            time.sleep(min(wait_s, period_s))
             if wait_s > period_s:
                 self._publish_clock(stamp_ns - int((wait_s - period_s) * self._options.rate * 1e9))
+
+    def _serve(self, timeout_s: float) -> None:
+        """Answer who asks for a pause, for so long."""
+        end = time.monotonic() + timeout_s
+        while True:
+            self._executor.spin_once(timeout_sec=max(0.0, end - time.monotonic()))
+            self._served_at = time.monotonic()
+            if self.paused or self._served_at >= end:
+                return
+
+    def _wait_while_paused(self) -> None:
+        since = time.monotonic()
+        while self.paused and not self._stop:
+            self._executor.spin_once(timeout_sec=0.1)
+        self._paused_s += time.monotonic() - since
 
     def _publish(self, topic: str, data) -> None:
         self._publishers_by_topic[topic].publish(bytes(data))

@@ -11,9 +11,11 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage
+from std_srvs.srv import SetBool
 
 from gsrender_ros import recorder, replay_player
 from gsrender_ros.bag_reading import BagError, message_class, open_bag
+from gsrender_ros.player_control import PlayerControl
 from gsrender_ros.replay_player import PlayOptions, ReplayPlayer
 from gsrender_ros.standins import GENUINE
 
@@ -153,3 +155,38 @@ def test_start_offset_rate_clock_and_latched_topics(bag, tmp_path):
     ticks = [c.clock.sec * 10**9 + c.clock.nanosec for c in clocks]
     assert ticks == sorted(ticks) and len(ticks) > 15
     assert ticks[0] >= START_NS + 450_000_000 and ticks[-1] == START_NS + 5 * PERIOD_NS + 20_000_000
+
+
+def test_a_paused_player_stands_still_and_goes_on_where_it_was(bag, tmp_path):
+    """Through ``PlayerControl``, as the trainer does it."""
+    domain = own_domain(6)
+    with listening_node(domain) as (node, spin_until):
+        images, clocks = [], []
+        topic = "/cam_front/image_raw/compressed"
+        node.create_subscription(CompressedImage, topic, images.append, 20)
+        node.create_subscription(Clock, "/clock", clocks.append, 1000)
+        control = PlayerControl(node, ("rosbag2_player", "replay_player"))
+        assert not control.available
+        control.want(True)
+        assert not control.held  # nobody is there to be paused
+        player = Process("gsrender_ros.replay_player", [bag, "--wait-for", topic], domain, tmp_path / "player.log")
+        spin_until(lambda: images and control.available, player)
+
+        def asked(paused: bool) -> bool:
+            control.want(paused)
+            return control.held == paused
+
+        spin_until(lambda: asked(True), player)
+        reader = node.create_client(SetBool, "replay_player/pause")
+        again = reader.call_async(SetBool.Request(data=True))  # its answer comes after all that was published before
+        spin_until(again.done, player)
+        assert again.result().success and again.result().message == "paused"
+        seen, ticks = len(images), len(clocks)
+        later = reader.call_async(SetBool.Request(data=True))
+        spin_until(later.done, player)
+        assert (len(images), len(clocks)) == (seen, ticks) and seen < 6 and player.popen.poll() is None
+        spin_until(lambda: asked(False), player)
+        spin_until(lambda: len(images) == 6, player)
+        assert player.wait() == 0 and control.pauses == 1
+    stamps = [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in images]
+    assert stamps == [START_NS + frame * PERIOD_NS for frame in range(6)]
