@@ -9,7 +9,7 @@ from gsrender_core.geometry import quaternion_from_rotation
 from gsrender_ros.bag_index import BagIndex, Poses
 from gsrender_ros.bag_sets import runs_of
 from gsrender_ros.calibration import RigCalibration
-from gsrender_ros.layouts import fixed_frame
+from gsrender_ros.layouts import effective, fixed_frame
 from gsrender_ros.parameters import Settings
 from gsrender_ros.transform_tree import TransformTree
 
@@ -31,11 +31,11 @@ def bag_poses(index: BagIndex, settings: Settings, jumps_ns: list[int], calibrat
     """
     trees = [TransformTree() for _ in range(len(jumps_ns) + 1)]
     result = BagPoses(trees, fixed_frame(settings), Counter())
-    use_odometry = settings.pose_source == "odometry"
+    use_odometry = effective(settings).pose_source == "odometry"
     assert index.transforms is not None
     _add(result, index.transforms, jumps_ns)
     if use_odometry:
-        topic = "/" + settings.odometry_topic.lstrip("/")
+        topic = "/" + effective(settings).odometry_topic.lstrip("/")
         if topic not in index.odometry:
             raise ValueError(
                 f"{index.path} has no odometry on {topic} (topics.odometry); it has "

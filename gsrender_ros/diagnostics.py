@@ -22,7 +22,7 @@ from gsrender_ros.camera_topics import CameraTopics
 from gsrender_ros.statistics import FrameStatistics, Summary
 
 # Drops that are the node's way, or somebody's wish: no sign of anything wrong.
-_HARMLESS = ("superseded", "reset", "paused")
+_HARMLESS = ("superseded", "reset", "paused", "between", "behind")
 _RECENT_S = 10.0
 _WARN_SHARE = 0.1
 OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
@@ -37,7 +37,7 @@ class Diagnostics:
         statistics, sync, topics: what is reported.
         facts: gives further key-value pairs (device, checkpoint, ...).
 
-    ``paused`` is set while the node is told to pause. ``tasks`` are further statuses by name: functions that return
+    ``paused`` is set while the node is told to pause, ``pause_text`` says what to do about it. ``tasks`` are further statuses by name: functions that return
     level, message and values.
     """
 
@@ -50,7 +50,8 @@ class Diagnostics:
         self.tasks: dict = {}
         self._past: deque = deque([(time.monotonic(), 0, 0)])  # when, frames in, frames dropped in earnest
         self._images, self._image_at = 0, time.monotonic()
-        self._pause_service = node.resolve_service_name("~/pause")
+        service = node.resolve_service_name("~/pause")
+        self.pause_text = f"paused; resume with `ros2 service call {service} std_srvs/srv/SetBool`"
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._started_at = time.monotonic()
         self._warned_at = self._started_at
@@ -117,7 +118,7 @@ class Diagnostics:
         _, frames_before, bad_before = self._past[0]
         frames, bad = summary.frames_in - frames_before, bad - bad_before
         if self.paused:
-            return WARN, f"paused; resume with `ros2 service call {self._pause_service} std_srvs/srv/SetBool`"
+            return WARN, self.pause_text
         if now - self._silent_since() >= self._settings.watchdog_s:
             silent = now - self._image_at >= self._settings.watchdog_s
             return STALE if silent else ERROR, "; ".join(self.explanations())

@@ -1,5 +1,7 @@
 """The frames before the current one, for networks that look back (``view.history``, ``view.stereo``)."""
 
+import numpy as np
+
 from gsrender_core.data.frame import Frame
 
 
@@ -13,16 +15,18 @@ class FrameHistory:
     Args:
         count: how many frames the network looks back; 0 keeps nothing.
         interval_s: between consecutive frames, s.
+        max_speed_mps: frames further apart than this speed explains are not of one drive: the pose has jumped.
     """
 
-    def __init__(self, count: int, interval_s: float):
+    def __init__(self, count: int, interval_s: float, max_speed_mps: float = 100.0):
+        self._max_speed_mps = max_speed_mps
         self.count, self.interval_ns = count, round(interval_s * 1e9)
         self._frames: list[Frame] = []  # newest first
 
     def before(self, frame: Frame) -> list[Frame]:
         """At most ``count`` frames before ``frame``, newest first, each the nearest to ``interval_s`` earlier."""
         found: list[Frame] = []
-        same = [f for f in self._frames if f.camera_names == frame.camera_names]
+        same = [f for f in self._frames if f.camera_names == frame.camera_names and self._continues(f, frame)]
         while len(found) < self.count:
             wanted_ns = (found[-1] if found else frame).stamp_ns - self.interval_ns
             fitting = [f for f in same if -self.interval_ns <= f.stamp_ns - wanted_ns <= self.interval_ns / 2]
@@ -30,6 +34,10 @@ class FrameHistory:
                 break
             found.append(min(fitting, key=lambda f: abs(f.stamp_ns - wanted_ns)))
         return found
+
+    def _continues(self, earlier: Frame, later: Frame) -> bool:
+        distance_m = np.linalg.norm((later.T_global_ego - earlier.T_global_ego)[:3, 3])
+        return distance_m <= self._max_speed_mps * (later.stamp_ns - earlier.stamp_ns) / 1e9
 
     def add(self, frame: Frame) -> None:
         """Keep a frame that has been processed; frames too old to be found again go."""

@@ -19,6 +19,8 @@ class InferenceWorker:
 
     ``call`` runs other work, such as loading another network, in the same thread, between two items.
 
+    ``idle`` says that it waits: the next item will be processed at once.
+
     ``generation`` grows with every ``reset``; an item in flight compares it before it publishes.
     """
 
@@ -32,6 +34,7 @@ class InferenceWorker:
         self._calls: deque = deque()
         self._stopping = False
         self.generation = 0
+        self.idle = False
         self._ready = Future()
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._prepare = None
@@ -100,7 +103,9 @@ class InferenceWorker:
         while True:
             with self._condition:
                 while self._item is None and not self._calls and not self._stopping:
+                    self.idle = True
                     self._condition.wait()
+                self.idle = False
                 if self._stopping:
                     return
                 call = self._calls.popleft() if self._calls else None

@@ -19,6 +19,7 @@ from gsrender_ros.layouts import LAYOUTS
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 IMAGES = ("jpeg", "raw")
+WRITTEN_LAYOUTS = ("gsrender", "nuscenes2bag")
 EGO_FRAME = "base_link"
 CALIBRATION_FILE = "calibration.yaml"
 # Version 8 of the format: Humble cannot open 9.
@@ -61,7 +62,7 @@ class BagOptions:
     sweeps: bool = True
 
     def __post_init__(self):
-        for name, known in (("layout", tuple(LAYOUTS)), ("storage", tuple(STORAGES)), ("images", IMAGES)):
+        for name, known in (("layout", WRITTEN_LAYOUTS), ("storage", tuple(STORAGES)), ("images", IMAGES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(known)}")
 

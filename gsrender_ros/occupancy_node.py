@@ -25,7 +25,7 @@ from gsrender_ros.frame_assembly import FrameAssembler
 from gsrender_ros.frame_history import FrameHistory
 from gsrender_ros.health import CameraHealth, TransformHealth, network_health, output_health, self_check_health
 from gsrender_ros.inference_worker import InferenceWorker
-from gsrender_ros.layouts import camera_names
+from gsrender_ros.layouts import camera_names, effective
 from gsrender_ros.outputs import OccupancyOutputs
 from gsrender_ros.parameters import read_settings
 from gsrender_ros.pose_source import PoseSource
@@ -51,7 +51,8 @@ class OccupancyNode(Node):
 
     def __init__(self, **node_options):
         super().__init__("occupancy_node", **node_options)
-        self.settings, unknown = read_settings(self)
+        given, unknown = read_settings(self)
+        self.settings = effective(given)
         for line in unknown:
             self.get_logger().warning(line)
         self.get_logger().info(f"parameters: {dataclasses.asdict(self.settings)}")
@@ -68,16 +69,17 @@ class OccupancyNode(Node):
         self._paused = False
 
         self.poses = PoseSource(self, self.settings, calibration)
-        cameras = camera_names(self.settings)
+        cameras = camera_names(self.settings, calibration)
         self.sync = CameraSync(cameras, self.settings, self.statistics, self.get_clock())
         self.sync.on_set = self._on_set
         self.sync.on_jump = self._on_stamp_jump
+        self.sync.on_missing = self.get_logger().warning
         self._clock_watch = watch_clock(self.get_clock(), self._on_clock_jump)
 
         self.outputs = OccupancyOutputs(self, self.settings)
         if self.settings.self_check_lidar_topic:
             self.self_check = SelfCheck(self, self.settings, self.poses.lookup)
-        self.topics = CameraTopics(self, cameras, self.settings, self.sync.add_image, calibration)
+        self.topics = CameraTopics(self, cameras, self.settings, self._on_image, calibration)
         self._create_diagnostics()
         self._own_services = Services(self, self.settings.checkpoint)
         facts = "; ".join(f"{name} {value}" for name, value in self.host.facts().items())
@@ -94,6 +96,11 @@ class OccupancyNode(Node):
         if self.self_check is not None:
             tasks["self-check"] = self_check_health(self.self_check)
 
+    def _on_image(self, index: int, message) -> None:
+        if self.worker.idle and not self._paused and (camera := self.topics.known_intrinsics(index)) is not None:
+            self.assemble_frame.expect(message, camera)
+        self.sync.add_image(index, message)
+
     def _on_set(self, image_set: ImageSet) -> None:
         if self._paused:
             self.statistics.dropped("paused", "the node was told to pause")
@@ -102,9 +109,13 @@ class OccupancyNode(Node):
 
     def _process(self, image_set: ImageSet, generation: int) -> float:
         """One set of images to published messages; the worker's thread. Returns the inference time in seconds."""
-        intrinsics = self.topics.intrinsics()
+        intrinsics = self.topics.intrinsics(image_set.channels)
         cameras = list(zip(image_set.frames, image_set.stamps_ns, strict=True))
-        rig_pose = self.poses.lookup.rig_pose(image_set.stamp_ns, cameras, cancelled=lambda: self.worker.stopping)
+
+        def cancelled() -> bool:
+            return self.worker.stopping or generation != self.worker.generation
+
+        rig_pose = self.poses.lookup.rig_pose(image_set.stamp_ns, cameras, cancelled)
         frame = self.assemble_frame(image_set, intrinsics, rig_pose)
         if generation != self._history_generation:  # here, not in _forget: the worker's thread alone touches it
             self.history.clear()
@@ -136,7 +147,9 @@ class OccupancyNode(Node):
             before, self.assemble_frame = self.assemble_frame, FrameAssembler(predictor.image_size)
             if before is not None:
                 before.close()
-        self.history = FrameHistory(predictor.frames_before, self.settings.history_interval_s)
+        self.history = FrameHistory(
+            predictor.frames_before, self.settings.history_interval_s, self.settings.tf_max_speed_mps
+        )
         if self.self_check is not None:
             self.self_check.reset()  # its figures are those of the network before
 
@@ -172,7 +185,7 @@ class OccupancyNode(Node):
     def _forget(self, clear_transforms: bool) -> None:
         self.worker.reset()
         if clear_transforms:
-            self.poses.buffer.clear()
+            self.poses.clear()
             self._cleared_at = time.monotonic()
         self.outputs.clear()
         if self.self_check is not None:

@@ -1,12 +1,12 @@
 """Where poses come from: /tf and /tf_static, or Odometry with mountings from a calibration file, in one buffer."""
 
-from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.duration import Duration
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from gsrender_ros.calibration import RigCalibration
-from gsrender_ros.layouts import fixed_frame
+from gsrender_ros.layouts import effective, fixed_frame, mounting_frame
+from gsrender_ros.odometry import OdometryTransforms
 from gsrender_ros.standins import GENUINE, Buffer, TransformListener
 from gsrender_ros.tf_lookup import TransformLookup, message_from_matrix
 
@@ -23,15 +23,19 @@ class PoseSource:
         buffer: tf2_ros Buffer or its stand-in.
         lookup: looks rig poses up in it.
         source: what ``pose_source`` came to: tf or odometry.
+        odometry: what became of the Odometry messages.
 
     Raises:
         ValueError: what is asked for cannot be had here; one line.
     """
 
     def __init__(self, node, settings, calibration: RigCalibration | None):
-        self._fixed_frame = settings.fixed_frame
+        self._own_fixed_frame = bool(settings.fixed_frame)
         self.buffer = Buffer(cache_time=Duration(seconds=settings.tf_cache_s), node=node)
-        self.lookup = TransformLookup(self.buffer, settings.ego_frame, fixed_frame(settings), settings.tf_wait_s)
+        frames = (settings.ego_frame.lstrip("/"), fixed_frame(settings).lstrip("/"))
+        self.lookup = TransformLookup(self.buffer, *frames, settings.tf_wait_s, settings.tf_max_speed_mps)
+        self.odometry = OdometryTransforms(settings.ego_frame, settings.tf_max_speed_mps, node.get_logger())
+        settings = effective(settings)
         source = settings.pose_source
         if source == "tf" and not GENUINE["tf2_msgs"]:
             raise ValueError(
@@ -58,15 +62,21 @@ class PoseSource:
         for camera in calibration.cameras.values() if calibration else ():
             if camera.T_ego_cam is not None:
                 self.buffer.set_transform_static(
-                    message_from_matrix(camera.T_ego_cam, calibration.ego_frame, camera.frame_id), "calibration_file"
+                    message_from_matrix(camera.T_ego_cam, calibration.ego_frame, mounting_frame(camera.camera)),
+                    "calibration_file",
                 )
 
+    def clear(self) -> None:
+        """Forget all that moves: time jumped back."""
+        self.buffer.clear()
+        self.odometry.clear()
+
     def _on_odometry(self, message: Odometry) -> None:
-        transform = TransformStamped(header=message.header, child_frame_id=message.child_frame_id)
-        position = message.pose.pose.position
-        translation = transform.transform.translation
-        translation.x, translation.y, translation.z = position.x, position.y, position.z
-        transform.transform.rotation = message.pose.pose.orientation
-        if not self._fixed_frame:
+        transform, jumped = self.odometry(message)
+        if transform is None:
+            return
+        if jumped:
+            self.buffer.clear()  # a pose between before and after the jump would be nowhere
+        if not self._own_fixed_frame:
             self.lookup.fixed_frame = message.header.frame_id.lstrip("/")
         self.buffer.set_transform(transform, "odometry")

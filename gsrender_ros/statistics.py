@@ -27,7 +27,10 @@ DROP_REASONS = (
 # And what only frames to train on need.
 TRAINING_REASONS = (
     "no_lidar",  # no sweep near enough in time
-    "no_labels",  # label images are asked for, and one is missing
+    "no_labels",  # classes are asked for, and what they come from is missing
+    "between",  # less than bag.keyframe_interval_s, or less way, since the last frame that is trained on
+    "behind",  # the training is behind, and no player can be paused; or the replay had already ended
+    "unusable",  # no label in any image, or another rig than before
 )
 
 
@@ -80,7 +83,7 @@ class FrameStatistics:
 
     def dropped(self, reason: str, text: str = "", count: int = 1) -> None:
         """Count frames out of the way, with the reason and the last explanation."""
-        assert reason in DROP_REASONS, reason
+        assert reason in DROP_REASONS + TRAINING_REASONS, reason
         if count < 1:
             return
         with self._lock:

@@ -6,6 +6,7 @@ ros2 launch gsrender_ros occupancy.launch.py bag:=/path/to/bag rviz:=true
 import sys
 from pathlib import Path
 
+import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchDescription
 from launch.actions import (
@@ -24,6 +25,8 @@ from launch.substitutions import EnvironmentVariable, LaunchConfiguration, Pytho
 from launch_ros.actions import Node
 
 PACKAGE = "gsrender_ros"
+# Topics that have one name on a whole vehicle, whatever namespace its nodes live in.
+GLOBAL_TOPICS = {"/tf", "/tf_static", "/clock", "/diagnostics", "/rosout", "/parameter_events"}
 
 
 def _prefix(package: str) -> Path | None:
@@ -65,13 +68,13 @@ def _arguments() -> list[DeclareLaunchArgument]:
         DeclareLaunchArgument(
             "image_transport",
             default_value="",
-            choices=["", "raw", "compressed"],
+            choices=["", "auto", "raw", "compressed"],
             description="Image or CompressedImage topics; empty: as params_file says.",
         ),
         DeclareLaunchArgument(
             "layout",
             default_value="",
-            choices=["", "gsrender", "nuscenes2bag"],
+            choices=["", "gsrender", "nuscenes2bag", "nuscenes2bag_ros2", "foxglove", "nuscenes_to_ros2bag"],
             description="Names of topics and frames; empty: as params_file says.",
         ),
         DeclareLaunchArgument(
@@ -123,20 +126,90 @@ def _start_node(context) -> list:
     return [node, ended]
 
 
+def _absolute(namespace: str) -> str:
+    """A namespace with one leading and no trailing slash; empty for the root."""
+    namespace = namespace.strip("/")
+    return f"/{namespace}" if namespace else ""
+
+
+def _moved_topics(bag: str, namespace: str) -> list[str]:
+    """Remaps that move a bag's topics into a namespace; those that are in it already and global ones stay.
+
+    Raises:
+        FileNotFoundError, ValueError: the topics of the bag are not known.
+    """
+    path = Path(bag) / "metadata.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: its topics cannot be moved into {namespace}; run `ros2 bag reindex`, leave the "
+            "namespace empty, or give --remap in bag_args"
+        )
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        entries = document["rosbag2_bagfile_information"]["topics_with_message_count"]
+        names = ["/" + entry["topic_metadata"]["name"].lstrip("/") for entry in entries]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} lists no topics; run `ros2 bag reindex`") from error
+    return [f"{n}:={namespace}{n}" for n in names if n not in GLOBAL_TOPICS and not n.startswith(f"{namespace}/")]
+
+
 def _play_bag(context) -> list:
-    """`ros2 bag play` where it is installed, else the package's own player; /clock either way."""
+    """`ros2 bag play` where it is installed, else the package's own player; /clock either way.
+
+    A bag's topics are absolute and the node's are not: with a namespace they are moved into it.
+    """
     bag = context.launch_configurations["bag"]
     if not bag:
         return []
     arguments = context.launch_configurations["bag_args"].split()
+    namespace = _absolute(context.launch_configurations["namespace"])
+    given = {"--remap", "-m", "-r", "--ros-args"} & {argument.split("=")[0] for argument in arguments}
+    remaps = _moved_topics(bag, namespace) if namespace and not given else []
     if _prefix("rosbag2_transport") is None:
+        player = [sys.executable, "-m", "gsrender_ros.replay_player", bag, *arguments]
+        player += ["--ros-args", *(part for remap in remaps for part in ("-r", remap))] if remaps else []
         return [
             LogInfo(msg="rosbag2 is not installed: playing with gsrender_ros.replay_player"),
-            ExecuteProcess(cmd=[sys.executable, "-m", "gsrender_ros.replay_player", bag, *arguments], output="screen"),
+            ExecuteProcess(cmd=player, output="screen"),
         ]
     if not any(argument == "--clock" or argument.startswith("--clock=") for argument in arguments):
         arguments += ["--clock", "100"]
+    arguments += ["--remap", *remaps] if remaps else []
     return [ExecuteProcess(cmd=["ros2", "bag", "play", bag, *arguments], output="screen")]
+
+
+def _show(context) -> list:
+    """RViz on request. The topics of its configuration are absolute: with a namespace they move into it."""
+    if context.launch_configurations["rviz"] != "true":
+        return []
+    config = context.launch_configurations["rviz_config"]
+    if not Path(config).is_file():
+        raise FileNotFoundError(f"rviz_config:={config} does not exist")
+    namespace = _absolute(context.launch_configurations["namespace"])
+    topics = _rviz_topics(yaml.safe_load(Path(config).read_text(encoding="utf-8"))) if namespace else set()
+    use_sim_time = context.launch_configurations["use_sim_time"].lower() in ("true", "1")
+    return [
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            name="rviz",
+            namespace=namespace,
+            arguments=["-d", config],
+            parameters=[{"use_sim_time": use_sim_time}],
+            remappings=[(topic, namespace + topic) for topic in sorted(topics - GLOBAL_TOPICS)],
+        )
+    ]
+
+
+def _rviz_topics(tree) -> set[str]:
+    """Absolute topics of the displays in an RViz configuration."""
+    if isinstance(tree, list):
+        return set().union(*map(_rviz_topics, tree))
+    if not isinstance(tree, dict):
+        return set()
+    topic = tree.get("Topic")
+    name = topic.get("Value", "") if isinstance(topic, dict) else ""
+    return set().union({name} if str(name).startswith("/") else set(), *map(_rviz_topics, tree.values()))
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -148,7 +221,6 @@ def generate_launch_description() -> LaunchDescription:
         ["not '", EnvironmentVariable(variable, default_value=""), EnvironmentVariable(older, default_value=""), "'"]
     )
     humble = PythonExpression(["'", EnvironmentVariable("ROS_DISTRO", default_value=""), "' == 'humble'"])
-    simulated = PythonExpression(["'", LaunchConfiguration("use_sim_time"), "'.lower() in ('true', '1')"])
     return LaunchDescription(
         [
             *_arguments(),
@@ -159,14 +231,6 @@ def generate_launch_description() -> LaunchDescription:
             SetEnvironmentVariable(older, profile, condition=IfCondition(PythonExpression([unset, " and ", humble]))),
             OpaqueFunction(function=_start_node),
             OpaqueFunction(function=_play_bag),
-            Node(
-                package="rviz2",
-                executable="rviz2",
-                name="rviz",
-                namespace=LaunchConfiguration("namespace"),
-                arguments=["-d", LaunchConfiguration("rviz_config")],
-                parameters=[{"use_sim_time": simulated}],
-                condition=IfCondition(LaunchConfiguration("rviz")),
-            ),
+            OpaqueFunction(function=_show),
         ]
     )

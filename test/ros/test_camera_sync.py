@@ -31,6 +31,8 @@ class Rig:
         self.sync = CameraSync(camera_names(settings), settings, self.statistics, FixedClock())
         self.sets, self.jumps = [], []
         self.sync.on_set = self.sets.append
+        self.said = []
+        self.sync.on_missing = self.said.append
         self.sync.on_jump = lambda before, after: self.jumps.append(((before - START) // MS, (after - START) // MS))
 
     def image(self, camera: int, at_ms: int | None, frame_id: str = "") -> None:
@@ -101,6 +103,136 @@ def test_lost_images_cost_their_frame_only():
             complete.append(at)
     assert rig.times == complete and len(complete) > 50
     rig.assert_accounted()
+
+
+def test_a_camera_that_stops_is_named_and_output_resumes_with_its_first_image():
+    rig = Rig(sync_queue_size=4)
+    for at in range(0, 1000, 100):
+        rig.frame(at)
+    for at in range(1000, 4000, 100):
+        rig.image(0, at)
+        rig.image(1, at + 10)
+    assert rig.times == list(range(0, 1000, 100))
+    assert rig.sync.missing == ("cam_right",)
+    (text,) = rig.said
+    assert text.startswith("cam_right is missing: no image for more than 1 s; no output until it returns (sync.missing")
+    reason, text = rig.statistics.last_drop
+    assert (reason, text) == ("spread", "no set of 3 images: nothing more from cam_right (for 2.6 s)")
+    rig.frame(4000)
+    assert rig.times[-1] == 4000 and rig.sync.missing == ()
+    assert rig.said[1:] == ["cam_right is back"]
+    rig.assert_accounted()
+
+
+def test_continue_goes_on_without_a_dead_camera_and_takes_it_back():
+    rig = Rig(sync_missing_cameras="continue")
+    for at in range(0, 1000, 100):
+        rig.frame(at)
+    for at in range(1000, 4000, 100):
+        rig.image(0, at)
+        rig.image(1, at + 10)
+    without = [s for s in rig.sets if len(s.channels) == 2]
+    assert [(s.stamp_ns - START) // MS for s in without] == list(range(2000, 4000, 100))
+    assert {s.channels for s in without} == {("CAM_FRONT", "CAM_LEFT")}
+    assert "going on without it, what only it sees is guessed" in rig.said[0]
+    for at in range(4000, 4300, 100):
+        rig.frame(at)
+    assert rig.times[-2:] == [4100, 4200] and len(rig.sets[-1].channels) == 3
+    rig.assert_accounted()
+
+
+def test_a_camera_that_was_never_there_is_missing_too_but_the_reference_cannot_be_done_without():
+    rig = Rig(sync_missing_cameras="continue", reference_camera="cam_left")
+    for at in range(0, 3000, 100):
+        rig.image(1, at)
+        rig.image(2, at)
+    assert {s.channels for s in rig.sets} == {("CAM_LEFT", "CAM_RIGHT")}
+    before = len(rig.sets)
+    for at in range(3000, 6000, 100):
+        rig.image(2, at)
+    assert len(rig.sets) == before
+    assert "it is the reference_camera, name another one" in rig.said[-1]
+    rig.image(1, 6000)
+    rig.image(2, 6000)
+    assert rig.times[-1] == 6000 and rig.said[-1] == "cam_left is back"
+    rig.assert_accounted()
+
+
+@pytest.mark.parametrize("policy", ["wait", "continue"])
+@pytest.mark.parametrize("jump_ms", [5_000, 10**10])
+def test_a_pause_or_a_recording_of_a_later_time_accuses_nobody(policy, jump_ms):
+    """Every camera's first image after the gap comes when the others' last ones are long past."""
+    rig = Rig(sync_missing_cameras=policy)
+    for at in [*range(0, 1000, 100), *range(jump_ms, jump_ms + 1000, 100)]:
+        rig.frame(at)
+    assert rig.times == [*range(0, 1000, 100), *range(jump_ms, jump_ms + 1000, 100)]
+    assert rig.said == [] and {len(s.channels) for s in rig.sets} == {3}
+    rig.assert_accounted()
+
+
+def test_a_recording_of_an_earlier_time_is_published_from_its_first_frame():
+    rig = Rig()
+    for start in (10**9, 0, 5 * 10**8):
+        for at in range(start, start + 500, 100):
+            rig.frame(at)
+    assert rig.times == [at for start in (10**9, 0, 5 * 10**8) for at in range(start, start + 500, 100)]
+    rig.assert_accounted()
+
+
+def test_stamps_that_come_twice_are_counted_and_used_once():
+    rig = Rig()
+    for at in range(0, 500, 100):
+        rig.image(0, at)
+        rig.image(0, at)
+        rig.image(1, at + 10)
+        rig.image(1, at + 10)
+        rig.image(2, at + 20)
+        rig.image(0, at)
+    assert rig.times == list(range(0, 500, 100))
+    assert rig.statistics.summary().dropped == {"late": 10}
+    assert rig.statistics.last_drop[1].startswith("cam_front published the stamp 1532402927.400 twice")
+    rig.assert_accounted()
+
+
+def test_output_never_goes_back_in_time():
+    """A set that becomes complete after a newer one is not published, and is counted once."""
+    rig = Rig()
+    for at in (0, 100):
+        rig.image(0, at)
+        rig.image(1, at + 10)
+    rig.image(2, 120)  # completes the newer set
+    rig.image(2, 20)  # and, late, the older one
+    rig.image(0, 50)  # a reference image older than what is out
+    rig.frame(200)
+    assert rig.times == [100, 200]
+    assert rig.statistics.summary().dropped == {"spread": 1, "late": 1}
+    rig.assert_accounted()
+
+
+def test_any_order_of_arrival_is_accounted_for():
+    rng = np.random.default_rng(7)
+    rig = Rig(sync_queue_size=5)
+    arrivals = [(at + 10 * camera, camera) for at in range(0, 20000, 83) for camera in range(3)]
+    delays = rng.exponential(40.0, len(arrivals))
+    for stamp, camera in (
+        arrivals[i] for i in np.argsort([at + d for (at, _), d in zip(arrivals, delays, strict=True)])
+    ):
+        if rng.random() > 0.05:
+            rig.image(camera, stamp)
+        if rng.random() < 0.05:
+            rig.image(camera, stamp)
+    assert rig.times == sorted(set(rig.times)) and len(rig.times) > 80
+    rig.assert_accounted()
+
+
+def test_without_a_clock_arrival_times_are_missed_not_the_publisher(monkeypatch):
+    monkeypatch.setattr(FixedClock, "nanoseconds", 0)
+    rig = Rig(stamp_source="auto")
+    rig.image(0, None)
+    assert rig.statistics.last_drop == (
+        "zero_stamp",
+        "the clock stands at 0: use_sim_time is set and nobody publishes /clock (play the bag with --clock)",
+    )
 
 
 def test_zero_stamps_are_counted_and_never_synchronised():

@@ -6,11 +6,13 @@ from gsrender_core.data.frame import Frame
 from gsrender_ros.frame_history import FrameHistory
 
 
-def frame(stamp_s: float, names: tuple[str, ...] = ("front",)) -> Frame:
+def frame(stamp_s: float, names: tuple[str, ...] = ("front",), x_m: float = 0.0) -> Frame:
     count = len(names)
     K, T = np.array([[50.0, 0, 16], [0, 50, 8], [0, 0, 1]]), np.eye(4)
     images = np.zeros((count, 3, 16, 32), np.uint8)
-    return Frame(images, np.stack([K] * count), np.stack([T] * count), T, round(stamp_s * 1e9), names)
+    T_global_ego = np.eye(4)
+    T_global_ego[0, 3] = x_m
+    return Frame(images, np.stack([K] * count), np.stack([T] * count), T_global_ego, round(stamp_s * 1e9), names)
 
 
 def stamps(frames) -> list[float]:
@@ -53,3 +55,9 @@ def test_a_reset_or_other_cameras_end_the_history():
 def test_a_network_that_does_not_look_back_keeps_nothing():
     history = history_of(10.0, 10.5, count=0)
     assert not history._frames and history.before(frame(11.0)) == []
+
+
+def test_a_pose_that_jumped_is_no_history():
+    history = FrameHistory(1, 0.5, max_speed_mps=50.0)
+    history.add(frame(10.0))
+    assert history.before(frame(10.5, x_m=24.0)) and not history.before(frame(10.5, x_m=26.0))

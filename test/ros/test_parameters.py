@@ -1,13 +1,15 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rclpy
 import yaml
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from gsrender_ros.layouts import camera_names, fixed_frame
+from gsrender_ros.calibration import CameraCalibration, RigCalibration
+from gsrender_ros.layouts import LAYOUTS, camera_names, effective, fixed_frame, mounting_frame
 from gsrender_ros.parameters import Settings, markdown_table, read_settings, specifications, yaml_text
 from gsrender_ros.statistics import DROP_REASONS
 
@@ -100,11 +102,73 @@ def test_layouts_name_topics_and_frames():
     own = camera_names(Settings())[0]
     assert own.image_topic == "cam_front/image_raw/compressed"
     assert (own.camera_info_topic, own.channel, own.frame) == ("cam_front/camera_info", "CAM_FRONT", "")
-    theirs = camera_names(Settings(layout="nuscenes2bag", image_transport="raw"))[3]
-    assert (theirs.image_topic, theirs.camera_info_topic) == ("cam_back/raw", "")
+    assert (own.transport, own.other_image_topic) == ("compressed", "cam_front/image_raw")
+    raw = camera_names(Settings(image_transport="raw"))[0]
+    assert (raw.image_topic, raw.transport, raw.other_image_topic) == ("cam_front/image_raw", "raw", "")
     free = camera_names(Settings(image_topic="/rig/{camera}/rect", camera_frame="{camera}_optical"))[1]
     assert (free.image_topic, free.frame) == ("/rig/cam_front_right/rect", "cam_front_right_optical")
     assert (fixed_frame(Settings()), fixed_frame(Settings(fixed_frame="odom"))) == ("map", "odom")
+
+
+@pytest.mark.parametrize(
+    ("layout", "names", "odometry", "pose_source", "stamp_source"),
+    [
+        ("nuscenes2bag", ("cam_back/raw", "raw", "", "cam_back"), "odom", "auto", "header"),
+        ("nuscenes2bag_ros2", ("cam_back/raw", "raw", "", "cam_back"), "odom", "auto", "auto"),
+        (
+            "foxglove",
+            ("CAM_BACK/image_rect_compressed", "compressed", "CAM_BACK/camera_info", "CAM_BACK"),
+            "odom",
+            "auto",
+            "header",
+        ),
+        (
+            "nuscenes_to_ros2bag",
+            ("nuscenes/cam_back/image_raw", "raw", "nuscenes/cam_back/camera_info", "cam_back_link"),
+            "nuscenes/odom",
+            "odometry",
+            "header",
+        ),
+    ],
+)
+def test_layouts_of_published_converters(layout, names, odometry, pose_source, stamp_source):
+    back = camera_names(Settings(layout=layout))[3]
+    assert (back.image_topic, back.transport, back.camera_info_topic, back.default_frame) == names
+    settings = effective(Settings(layout=layout))
+    assert (settings.odometry_topic, settings.pose_source, settings.stamp_source) == (
+        odometry,
+        pose_source,
+        stamp_source,
+    )
+    told = effective(Settings(layout=layout, odometry_topic="o", pose_source="tf", stamp_source="receive"))
+    assert (told.odometry_topic, told.pose_source, told.stamp_source) == ("o", "tf", "receive")
+    assert fixed_frame(settings) == "map"
+
+
+def test_every_layout_can_be_chosen():
+    (spec,) = [spec for spec in specifications() if spec.metadata["name"] == "layout"]
+    assert spec.metadata["limits"].choices == tuple(LAYOUTS)
+
+
+def test_a_topic_of_ones_own_may_be_of_either_type():
+    own = camera_names(Settings(image_topic="/rig/{CAMERA}/rect"))[0]
+    assert (own.image_topic, own.transport, own.other_image_topic) == (
+        "/rig/CAM_FRONT/rect",
+        "raw",
+        "/rig/CAM_FRONT/rect",
+    )
+    jpeg = camera_names(Settings(image_topic="/rig/{camera}/rect/compressed"))[0]
+    assert (jpeg.transport, jpeg.other_image_topic) == ("compressed", "/rig/cam_front/rect/compressed")
+
+
+def test_a_camera_that_a_file_mounts_stands_where_the_file_says_whatever_its_images_say():
+    mounted = CameraCalibration("cam_front", "front", 0, 0, None, np.eye(4))
+    rig = RigCalibration(
+        "base_link", {"cam_front": mounted, "cam_back": CameraCalibration("cam_back", "b", 8, 8, np.eye(3))}
+    )
+    names = {names.camera: names for names in camera_names(Settings(camera_frame="{camera}_optical"), rig)}
+    assert names["cam_front"].frame == mounting_frame("cam_front")
+    assert names["cam_back"].frame == "cam_back_optical"  # intrinsics alone mount nothing
 
 
 @pytest.mark.parametrize("frames", [{"ego_frame": "odom", "fixed_frame": "/odom"}, {"ego_frame": "map"}])
