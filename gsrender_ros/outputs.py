@@ -1,5 +1,6 @@
 """What the node publishes of a prediction: latched, and built only for those who listen."""
 
+import functools
 import threading
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from visualization_msgs.msg import MarkerArray
 
 from gsrender_ros.conversions import cloud_from_occupancy
 from gsrender_ros.debug_images import CameraView
+from gsrender_ros.layouts import camera_names
 from gsrender_ros.occupancy_projection import MapBand, map_from_occupancy
 from gsrender_ros.prediction import Prediction
 from gsrender_ros.visualization import MarkerBuilder, empty_markers
@@ -25,7 +27,10 @@ _OVERRIDABLE = (QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY, QoSPolicyKi
 
 
 class _Output:
-    """One topic: builds a message of the newest prediction when somebody listens, at most ``max_rate_hz``."""
+    """One topic: builds a message of the newest prediction when somebody listens, at most ``max_rate_hz``.
+
+    ``build`` returns None where a prediction has nothing for the topic.
+    """
 
     def __init__(self, publisher, build, max_rate_hz: float = float("inf")):
         self.publisher = publisher
@@ -43,8 +48,10 @@ class _Output:
         if now - self._published_at < self._period_s:
             return False
         self._published, self._published_at = prediction, now  # first: what cannot be built is not tried again
-        self.publisher.publish(self._build(prediction))
-        return True
+        message = self._build(prediction)
+        if message is not None:
+            self.publisher.publish(message)
+        return message is not None
 
 
 class OccupancyOutputs:
@@ -67,7 +74,7 @@ class OccupancyOutputs:
         self.published: Counter = Counter()
         self.failures: Counter = Counter()
         self._newest: Prediction | None = None
-        self._views: tuple[Prediction | None, dict[int, CameraView]] = (None, {})
+        self._views: tuple[Prediction | None, dict[str, CameraView]] = (None, {})
         self._lock = threading.Lock()  # the worker publishes, the executor catches up
         build_markers = MarkerBuilder(self._logger)
         band = MapBand(settings.map_min_z_m, settings.map_max_z_m, settings.map_drivable_classes)
@@ -85,6 +92,11 @@ class OccupancyOutputs:
         ]
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         self._timer = node.create_timer(CATCH_UP_PERIOD_S, self._catch_up, clock=steady)
+
+    @property
+    def listened_to(self) -> bool:
+        """Whether anybody subscribes to any of the topics."""
+        return any(output.publisher.get_subscription_count() for output in self._outputs)
 
     def publish(self, prediction: Prediction) -> None:
         """Publish a prediction where somebody listens."""
@@ -105,30 +117,33 @@ class OccupancyOutputs:
     def _debug_outputs(self, settings) -> list[_Output]:
         rate_hz, shrink, overlay = settings.debug_max_rate_hz, settings.debug_shrink, settings.debug_overlay
         outputs = []
-        for index, camera in enumerate(settings.cameras):
-            base = f"~/debug/{camera}"
+        for camera in camera_names(settings):
+            base = f"~/debug/{camera.camera}"
 
-            def view(prediction, index=index):
-                return self._view(prediction, index, shrink)
+            def view(prediction, make, channel=camera.channel):
+                found = self._view(prediction, channel, shrink)
+                return None if found is None else make(found)
 
             # CameraInfo first: who matches it with the images by stamp need not wait.
-            outputs += [
-                self._create(CameraInfo, f"{base}/camera_info", lambda p, view=view: view(p).camera_info(), rate_hz),
-                self._create(
-                    Image, f"{base}/semantic", lambda p, view=view: view(p).semantic_message(overlay), rate_hz
-                ),
-                self._create(Image, f"{base}/depth", lambda p, view=view: view(p).depth_message(), rate_hz),
-            ]
+            for kind, name, make in (
+                (CameraInfo, "camera_info", CameraView.camera_info),
+                (Image, "semantic", lambda v: v.semantic_message(overlay)),
+                (Image, "depth", CameraView.depth_message),
+            ):
+                build = functools.partial(view, make=make)
+                outputs.append(self._create(kind, f"{base}/{name}", build, rate_hz))
         return outputs
 
-    def _view(self, prediction: Prediction, camera: int, shrink: int) -> CameraView:
-        """Semantic and depth image share their rays."""
+    def _view(self, prediction: Prediction, channel: str, shrink: int) -> CameraView | None:
+        """The camera's view, whose rays serve both images; None where the camera had no part in the prediction."""
+        if channel not in prediction.frame.camera_names:
+            return None
         if self._views[0] is not prediction:
             self._views = prediction, {}
         views = self._views[1]
-        if camera not in views:
-            views[camera] = CameraView(prediction, camera, shrink)
-        return views[camera]
+        if channel not in views:
+            views[channel] = CameraView(prediction, prediction.frame.camera_names.index(channel), shrink)
+        return views[channel]
 
     def _catch_up(self) -> None:
         with self._lock:

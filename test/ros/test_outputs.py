@@ -1,5 +1,6 @@
 """Every output over DDS: lazily built, late subscribers, rate limits, failures that stay among themselves."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -33,7 +34,7 @@ def prediction(stamp_ns: int) -> Prediction:
     T_ego_cam = transform(OPTICAL, (-2.0, 0.5, 0.5))
     K = np.array([[8.0, 0, 4], [0, 8, 2], [0, 0, 1]])
     images = np.full((2, 3, 4, 8), 100, np.uint8)
-    frame = Frame(images, np.stack([K] * 2), np.stack([T_ego_cam] * 2), np.eye(4), stamp_ns, ("a", "b"))
+    frame = Frame(images, np.stack([K] * 2), np.stack([T_ego_cam] * 2), np.eye(4), stamp_ns, ("CAM_FRONT", "CAM_BACK"))
     grid = OccupancyGrid(semantics, None, GRID, stamp_ns)
     return Prediction(grid, frame, (stamp_ns, stamp_ns + 1), ("cam_front", "cam_back"))
 
@@ -120,6 +121,25 @@ def test_map_and_debug_images_arrive_as_what_they_are(node, spin_until):
         "/outputs/occupancy/map", "/outputs/debug/cam_back/semantic", "/outputs/debug/cam_back/depth",
         "/outputs/debug/cam_back/camera_info",
     }  # fmt: skip
+
+
+def test_a_camera_without_an_image_has_no_debug_image(node, spin_until):
+    colors = {camera: [] for camera in SETTINGS.cameras}
+    published = OccupancyOutputs(node, SETTINGS)
+    for camera, received in colors.items():
+        node.create_subscription(Image, f"~/debug/{camera}/semantic", received.append, LATCHED)
+    whole = prediction(1)
+    one = dataclasses.replace(
+        whole.frame,
+        images=whole.frame.images[1:],
+        Ks=whole.frame.Ks[1:],
+        T_ego_cam=whole.frame.T_ego_cam[1:],
+        camera_names=("CAM_BACK",),
+    )
+    published.publish(Prediction(whole.occupancy, one, (5,), ("cam_back",)))
+    spin_until(lambda: colors["cam_back"])
+    assert colors["cam_back"][0].header.stamp.nanosec == 5 and not colors["cam_front"]
+    assert set(published.published) == {"/outputs/debug/cam_back/semantic"} and not published.failures
 
 
 def test_a_message_that_cannot_be_built_is_counted_and_the_others_go_on(node, spin_until, monkeypatch):
