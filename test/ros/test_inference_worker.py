@@ -98,3 +98,34 @@ def test_reasons_are_a_closed_list():
     assert len(set(DROP_REASONS)) == len(DROP_REASONS)
     with pytest.raises(AssertionError):
         FrameDropped("because", "")
+
+
+def test_calls_run_in_the_workers_thread_before_the_next_item(bench):
+    bench.submit(0)
+    assert bench.entered.wait(20)
+    bench.submit(1)
+    seen = []
+
+    def call():
+        seen.append((threading.current_thread().name, list(bench.done)))
+        return "loaded"
+
+    future = bench.worker.call(call)
+    failing = bench.worker.call(lambda: 1 / 0)
+    bench.gate.set()
+    assert future.result(20) == "loaded"
+    assert isinstance(failing.exception(20), ZeroDivisionError)
+    wait_until(bench.settled)
+    assert seen == [("inference", [0])] and bench.done == [0, 1]
+
+
+def test_calls_of_a_stopping_worker_end_with_an_error(bench):
+    bench.submit(0)
+    assert bench.entered.wait(20)
+    waiting = bench.worker.call(lambda: "never")
+    stopper = threading.Thread(target=bench.worker.stop)
+    stopper.start()
+    assert "stopping" in str(waiting.exception(20))
+    assert "stopping" in str(bench.worker.call(lambda: "never").exception(20))
+    bench.gate.set()
+    stopper.join(20)
