@@ -44,12 +44,12 @@ class RigPose:
 class FrameAssembler:
     """Builds frames whose images have ``image_size`` (width, height), the network's.
 
-    Decoding and resizing release the interpreter lock, so cameras are worked on side by side.
+    Decoding and resizing release the interpreter lock, so cameras are worked on side by side by the threads of ``pool``.
     """
 
     def __init__(self, image_size: tuple[int, int]):
         self.image_size = image_size
-        self._pool = ThreadPoolExecutor(max_workers=max(1, min(8, os.cpu_count() or 1)), thread_name_prefix="decode")
+        self.pool = ThreadPoolExecutor(max_workers=max(1, min(8, os.cpu_count() or 1)), thread_name_prefix="decode")
         self._lock = threading.Lock()  # expect() and __call__ come from different threads
         self._fits: dict[str, CameraFit] = {}
         self._ahead: dict[str, deque[tuple[object, CameraFit, Future]]] = {}
@@ -60,7 +60,7 @@ class FrameAssembler:
         with self._lock:
             waiting = self._ahead.setdefault(camera.camera, deque())
             if len(waiting) < _AHEAD:
-                waiting.append((message, fit, self._pool.submit(fit, message)))
+                waiting.append((message, fit, self.pool.submit(fit, message)))
 
     def __call__(self, image_set: ImageSet, intrinsics: list[Intrinsics], rig_pose: RigPose) -> Frame:
         """One frame of one set of images; intrinsics of the images as they arrive, in the order of the cameras.
@@ -70,7 +70,7 @@ class FrameAssembler:
         """
         fits = [self._fit(camera) for camera in intrinsics]
         started = [
-            self._started(message, fit) or self._pool.submit(fit, message)
+            self._started(message, fit) or self.pool.submit(fit, message)
             for message, fit in zip(image_set.messages, fits, strict=True)
         ]
         self._forget_ahead(started)
@@ -86,7 +86,7 @@ class FrameAssembler:
 
     def close(self) -> None:
         """End the threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.pool.shutdown(wait=False, cancel_futures=True)
 
     def _fit(self, camera: Intrinsics) -> CameraFit:
         """How images of a camera are fitted: planned once for a calibration and size, anew when either changes."""
