@@ -8,6 +8,7 @@ from gsrender_core.data.lidar_labels import OWN_VEHICLE_MAX_M, OWN_VEHICLE_MIN_M
 SUPERVISION = ("auto", "field", "images", "function", "geometry")
 REFERENCES = ("camera", "lidar")
 LABEL_IDS = ("occ3d", "lidarseg")
+GEOMETRY_CLASSES = ("others", "unknown")
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,22 @@ class BagConfig:
     semantic_topic: str = ""  # label images with {camera}, class ids as pixels (mono8, 16UC1, png)
     semantic_ids: tuple[tuple[int, int], ...] = ()  # pairs of their id and the class id; empty: they are Occ3D's
     semantic_slop_s: float = 0.01  # a label image belongs to an image whose stamp is at most so far away
+    # What points are where nothing tells their class: others, one class for all that is occupied, and what the network
+    # then calls it; or unknown, depth alone: a class head begun with (--init) keeps saying what it said.
+    geometry_class: str = "others"
     label_function: str = ""  # module:function(points_ego, fields, stamp_ns) -> class ids
     own_vehicle_min_m: tuple[float, float, float] = OWN_VEHICLE_MIN_M  # box in the ego frame whose points are the own
     own_vehicle_max_m: tuple[float, float, float] = OWN_VEHICLE_MAX_M
     max_range_m: float = 120.0  # points farther from the LiDAR are left out
 
     def __post_init__(self):
-        for name, known in (("supervision", SUPERVISION), ("reference", REFERENCES), ("label_ids", LABEL_IDS)):
+        choices = {
+            "supervision": SUPERVISION,
+            "reference": REFERENCES,
+            "label_ids": LABEL_IDS,
+            "geometry_class": GEOMETRY_CLASSES,
+        }
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"bag.{name}: {getattr(self, name)!r} is none of {', '.join(known)}")
         for name in ("lidar_slop_s", "keyframe_interval_s", "gap_s", "max_range_m", "semantic_slop_s"):

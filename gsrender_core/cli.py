@@ -63,7 +63,58 @@ def _write_json(path: str | None, result: dict) -> None:
         target.write_text(json.dumps(without_nan(result), indent=2, allow_nan=False) + "\n")
 
 
-def _dataset(args, image_size: tuple[int, int], label_options=None):
+def _bag_paths(args) -> list[Path] | None:
+    """The bags that --data names; None where it names a folder in the nuScenes schema."""
+    paths = [Path(path) for path in (args.data if isinstance(args.data, list) else [args.data])]
+    folders = [path for path in paths if any(path.glob("v1.0-*"))]
+    if not folders:
+        from gsrender_ros.bag_storage import is_bag
+
+        no_bag = [path for path in paths if not is_bag(path)]
+        if not no_bag:
+            return paths
+        if len(paths) > 1:
+            raise ValueError(f"--data {no_bag[0]} is no bag: neither metadata.yaml nor .mcap, .db3 or .bag files there")
+    if len(paths) > 1:
+        raise ValueError(f"--data: {folders[0]} is in the nuScenes schema; several are taken of bags only")
+    if args.params or args.held_out:
+        raise ValueError("--params and --held-out are for bags")
+    args.data = str(paths[0])
+    return None
+
+
+def _bag_frames(args, paths: list[Path], image_size: tuple[int, int], label_options=None, config=None):
+    import dataclasses
+
+    from gsrender_core.bag_config import BagConfig
+    from gsrender_ros.bag_frames import BagFrames
+
+    if args.split or args.data_version:
+        raise ValueError("--split and --data-version are for data in the nuScenes schema")
+    config = config or BagConfig()
+    if args.params:
+        config = dataclasses.replace(config, params_file=args.params)
+    scenes = args.scenes
+    data = BagFrames(paths, image_size, config, label_options, scenes)
+    if args.held_out:
+        if not data.held_out_scenes:
+            raise ValueError(f"nothing of {paths[0]} is held out; set bag.held_out_share, or leave --held-out out")
+        data = BagFrames(paths, image_size, config, label_options, data.held_out_scenes)
+    return data
+
+
+def _trained_with(info: dict):
+    """The ``bag`` section that a checkpoint was trained with; the default where none was."""
+    from gsrender_core.bag_config import BagConfig
+    from gsrender_core.config import from_dict
+
+    return from_dict(BagConfig, info.get("train", {}).get("bag", {}), "the checkpoint's bag")
+
+
+def _dataset(args, image_size: tuple[int, int], label_options=None, bag=None):
+    paths = _bag_paths(args)
+    if paths is not None:
+        return _bag_frames(args, paths, image_size, label_options, bag)
     from gsrender_core.data.nuscenes import NuScenes
 
     return NuScenes(
@@ -107,7 +158,12 @@ def _train(args) -> int:
     if args.steps is not None:
         config = dataclasses.replace(config, steps=args.steps)
     options = LabelOptions(config.renderocc_labels, config.drop_occluded, config.hold_out_labels)
-    data = _dataset(args, config.model.image_size, options)
+    data = _dataset(args, config.model.image_size, options, config.bag)
+    held_out = getattr(data, "held_out_scenes", ())
+    if held_out:
+        config = dataclasses.replace(config, validation_scenes=len(held_out))
+    if args.params:
+        config = dataclasses.replace(config, bag=dataclasses.replace(config.bag, params_file=args.params))
     group = Group(args.device)
     try:
         trainer = Trainer(config, data, Path(args.out), args.device, group=group)
@@ -121,6 +177,8 @@ def _train(args) -> int:
     finally:
         group.close()
     if group.is_first:
+        if hasattr(data, "summary"):
+            logger.info("%s", data.summary())
         logger.info("done: %s", best)
     return 0
 
@@ -165,7 +223,12 @@ def _eval(args) -> None:
         version = args.data_version if named else None
         training = NuScenes(Path(args.train_data), image_size=predictor.image_size, version=version, split=split)
         majority = majority_grid(training, range(len(training)), predictor.grid)
-    data = _dataset(args, predictor.image_size)
+    data = _dataset(args, predictor.image_size, bag=_trained_with(predictor.info))
+    if args.returns or hasattr(data, "held_out_scenes"):
+        if majority is not None:
+            raise ValueError("--train-data: the majority control needs Occ3D ground truth, which LiDAR returns are not")
+        _eval_on_returns(args, predictor, data)
+        return
     result = evaluate(predictor, data, majority, not args.no_controls, _progress("sample"))
     precision = str(predictor.precision).removeprefix("torch.")
     result |= {"checkpoint": str(args.checkpoint), "data": str(args.data), "precision": precision}
@@ -180,12 +243,41 @@ def _eval(args) -> None:
         print(f"{name:16}{values}{row['occupied']:12.0f}")
 
 
+def _eval_on_returns(args, predictor, data) -> None:
+    from gsrender_core.lidar_evaluation import evaluate_on_returns
+
+    result = evaluate_on_returns(predictor, data, not args.no_controls, _progress("frame"))
+    scenes = ", ".join(data.scene_names)
+    result |= {"checkpoint": str(args.checkpoint), "data": str(args.data), "scenes": list(data.scene_names)}
+    _write_json(args.json, result)
+    print(
+        f"read-out {result['readout']}, tau {result['tau']:g}, {result['rays']} LiDAR rays of {result['frames']} "
+        f"frames ({scenes}); percent"
+    )
+    heads = {
+        "RayIoU occ.": "occupied_rayiou",
+        "RayIoU": "lidar_rayiou",
+        "within 1 m": "within@1",
+        "2 m": "within@2",
+        "early": "early@1",
+        "late": "late@1",
+        "missed": "missed",
+    }
+    print(f"{'':16}{''.join(f'{head:>12}' for head in heads)}{'median error':>14}")
+    for name, row in {"prediction": result, **result["controls"]}.items():
+        values = "".join(f"{100 * row[key]:12.2f}" for key in heads.values())
+        print(f"{name:16}{values}{row['depth_error_m']['q50']:12.2f} m")
+    if hasattr(data, "summary"):
+        logger.info("%s", data.summary())
+
+
 def _predict(args) -> None:
     from gsrender_core.predict_folder import predict_folder
     from gsrender_core.predictor import Predictor
 
     predictor = _predictor(Predictor, args)
-    predict_folder(predictor, _dataset(args, predictor.image_size), Path(args.out), args.limit, _progress("sample"))
+    data = _dataset(args, predictor.image_size, bag=_trained_with(predictor.info))
+    predict_folder(predictor, data, Path(args.out), args.limit, _progress("sample"))
 
 
 def _checkpoint(name: str):
@@ -270,7 +362,12 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def data_options(sub) -> None:
-        sub.add_argument("--data", required=True, metavar="DATA", help="folder in the nuScenes schema")
+        several = {"nargs": "+"} if sub.prog.split()[-1] in ("train", "eval") else {}
+        sub.add_argument(
+            "--data", required=True, metavar="DATA", help="folder in the nuScenes schema, or bags", **several
+        )
+        sub.add_argument("--params", metavar="FILE", help="bags: the node's parameters; default guessed, see inspect")
+        sub.add_argument("--held-out", action="store_true", help="bags: only what training holds out")
         sub.add_argument("--scenes", nargs="+", metavar="NAME", help="only these scenes")
         sub.add_argument("--split", choices=("train", "val"), help="only this split of Occ3D's annotations.json")
         sub.add_argument("--data-version", metavar="NAME", help="as v1.0-trainval, where DATA holds several versions")
@@ -313,6 +410,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--json", metavar="FILE", help="write the result there")
     p.add_argument("--train-data", metavar="DATA", help="training data: adds its per-voxel majority as a control")
     p.add_argument("--no-controls", action="store_true", help="only the prediction")
+    p.add_argument("--returns", action="store_true", help="score on LiDAR rays instead (bags: always)")
 
     p = command("predict", _predict, "Predict every sample: <token>.npz with 'semantics' and a picture.")
     p.add_argument("checkpoint", metavar="CHECKPOINT", help="file, or 'default'")

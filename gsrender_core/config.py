@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from gsrender_core.bag_config import BagConfig
 from gsrender_core.classes import NUM_CLASSES
 from gsrender_core.voxel_grid import VoxelGrid
 
@@ -244,6 +245,7 @@ class TrainConfig:
     cache_gb: float = 8.0  # memory for labels and the features of a frozen backbone; beyond it they are made again
     workers: int = 0  # processes that read and decode frames ahead of the step; 0: frames are read when needed
     seed: int = 0
+    bag: BagConfig = field(default_factory=BagConfig)  # of recordings; data sets in folders do not look at it
 
     def __post_init__(self):
         choices = {

@@ -45,6 +45,7 @@ class BagFrames:
         image_size: width and height of the frames' images, px.
         config: how they are read.
         label_options: what becomes a label.
+        scenes: names of the scenes to read; default all.
 
     Raises:
         BagError, ValueError, FileNotFoundError: a bag that cannot be used or has other cameras than the first.
@@ -56,6 +57,7 @@ class BagFrames:
         image_size: tuple[int, int] = (704, 256),
         config: BagConfig | None = None,
         label_options: LabelOptions | None = None,
+        scenes: Sequence[str] | None = None,
     ):
         self.config = config or BagConfig()
         self.image_size = (int(image_size[0]), int(image_size[1]))
@@ -69,7 +71,7 @@ class BagFrames:
         self._intervals_s = [max(self.config.keyframe_interval_s, r.usual_interval_s()) for r in self.recordings]
         self._require_same_rig()
         self.left_out: Counter = Counter()
-        self.samples = self._divide()
+        self.samples = self._selected(self._divide(), scenes)
         self.tokens = tuple(sample.token for sample in self.samples)
         self._by_scene: dict[str, list[int]] = {}
         for i, sample in enumerate(self.samples):
@@ -208,6 +210,13 @@ class BagFrames:
                 )
             for text in _rig_differences(first, recording):
                 logger.warning("%s and %s: %s; each is read with its own", first.index.path, recording.index.path, text)
+
+    def _selected(self, samples: list[_Sample], scenes: Sequence[str] | None) -> list[_Sample]:
+        known = list(dict.fromkeys(sample.scene for sample in samples))
+        unknown = [scene for scene in scenes or () if scene not in known]
+        if unknown:
+            raise ValueError(f"scene {unknown[0]!r} is not in {self.root}; scenes there: {', '.join(known)}")
+        return samples if scenes is None else [sample for sample in samples if sample.scene in scenes]
 
     def _divide(self) -> list[_Sample]:
         """Scenes and held-out scenes of all bags."""

@@ -158,7 +158,11 @@ def _guess_frames(index: BagIndex, settings: Settings) -> dict:
 
 def guess_lidars(index: BagIndex) -> tuple[str, ...]:
     """The cloud topics that look like sensors; the only one whatever its name."""
-    topics = [t.topic for t in index.topics_of(CLOUD_TYPE)]
+    return likely_lidars([t.topic for t in index.topics_of(CLOUD_TYPE)])
+
+
+def likely_lidars(topics: list[str]) -> tuple[str, ...]:
+    """Of PointCloud2 topics those that look like sensors; the only one whatever its name."""
     if len(topics) == 1:
         return tuple(topics)
     likely = [t for t in topics if _LIDAR_NAMES.search(t) and not _NO_LIDAR_NAMES.search(t)]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gsrender_core.bag_config import BagConfig
-from gsrender_core.classes import IGNORE, LIDARSEG_NAMES, NUM_CLASSES, lidarseg_lookup
+from gsrender_core.classes import IGNORE, LIDARSEG_NAMES, NUM_CLASSES, class_id, lidarseg_lookup
 from gsrender_core.data.frame import PixelLabels
 from gsrender_ros.image_fitting import CameraFit
 from gsrender_ros.sweeps import SweepPoints
@@ -93,7 +93,8 @@ class PointLabels:
                     f"bag.label_function {self.config.label_function!r} gave {found.shape}, expected ({len(points)},)"
                 )
             return _known(_integers(found, f"bag.label_function {self.config.label_function!r}")), own
-        return np.full(len(points), IGNORE, np.uint8), own
+        alone = self.supervision == "geometry" and self.config.geometry_class == "others"
+        return np.full(len(points), class_id("others") if alone else IGNORE, np.uint8), own
 
     def from_images(self, labels: PixelLabels, images: list[np.ndarray], fits: list[CameraFit]) -> PixelLabels:
         """The labels with the classes that label images [H, W] (integers) show at their pixels.

@@ -185,6 +185,18 @@ class NuScenes:
         lidar = self._record(self.tokens[i], LIDAR_CHANNEL)
         return (*self._sweep(lidar), lidar.T_ego_sensor)
 
+    def lidar_returns(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """What the LiDAR measured: origins [N, 3] and points [N, 3] float64, m, ego frame, and classes or None.
+
+        The own vehicle's points are left out. Classes uint8 [N], 255 where unknown; None without lidarseg.
+        """
+        lidar = self._record(self.tokens[i], LIDAR_CHANNEL)
+        points, classes, own = self._points(lidar)
+        keep = ~(own | on_own_vehicle(points))
+        points = points[keep]
+        origins = np.broadcast_to(lidar.T_ego_sensor[:3, 3], points.shape)
+        return origins, points, None if self.tables.lidarseg_file(lidar.token) is None else classes[keep]
+
     def ground_truth(self, i: int) -> Occ3DLabels | None:
         """Occ3D labels of sample ``i``, or None where there are none for it.
 
@@ -257,32 +269,32 @@ class NuScenes:
         return fits, np.stack([fit.K for fit in fits]), np.stack(T_ego_cam)
 
     def _labels(self, token: str, T_ego_cam: np.ndarray, Ks: np.ndarray, held_out: bool = False) -> PixelLabels:
-        lidar = self._record(token, LIDAR_CHANNEL)
-        points, ids = self._sweep(lidar)
-        held = held_out_points(token, len(points), self.label_options.hold_out)
-        points = points[:, :3].astype(np.float64)
+        points_ego, classes, own = self._points(self._record(token, LIDAR_CHANNEL))
         options = self.label_options
+        held = held_out_points(token, len(points_ego), options.hold_out)
+        if not options.renderocc_parity:
+            keep = ~(own | on_own_vehicle(points_ego))
+            points_ego, classes, held = points_ego[keep], classes[keep], held[keep]
+        view = CameraView(T_ego_cam, Ks, self.image_size)
+        return pixel_labels(points_ego, classes, held, view, options, held_out)
+
+    def _points(self, lidar: SensorRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Points of a sweep float64 [N, 3] in the ego frame, their classes, and which are annotated as own vehicle."""
+        points, ids = self._sweep(lidar)
+        points_ego = apply(lidar.T_ego_sensor, points[:, :3].astype(np.float64))
         if ids is None:
             if not self._warned_of_no_lidarseg:
                 logger.warning(
                     "%s: no lidarseg for sample data %s: its labels carry depth, no class", self.root, lidar.token
                 )
                 self._warned_of_no_lidarseg = True
-            classes = np.full(len(points), IGNORE, dtype=np.uint8)
-            own = np.zeros(len(points), dtype=bool)
-        else:
-            names, lookup = self._lidarseg_classes()
-            unknown = sorted(set(np.unique(ids).tolist()) - names.keys())
-            if unknown:
-                path = self.tables.lidarseg_file(lidar.token)
-                raise ValueError(f"lidarseg {path} has ids {unknown} that category.json does not name")
-            classes, own = lookup[ids], np.isin(ids, [n for n, name in names.items() if name == "vehicle.ego"])
-        points_ego = apply(lidar.T_ego_sensor, points)
-        if not options.renderocc_parity:
-            keep = ~(own | on_own_vehicle(points_ego))
-            points_ego, classes, held = points_ego[keep], classes[keep], held[keep]
-        view = CameraView(T_ego_cam, Ks, self.image_size)
-        return pixel_labels(points_ego, classes, held, view, options, held_out)
+            return points_ego, np.full(len(points), IGNORE, dtype=np.uint8), np.zeros(len(points), dtype=bool)
+        names, lookup = self._lidarseg_classes()
+        unknown = sorted(set(np.unique(ids).tolist()) - names.keys())
+        if unknown:
+            path = self.tables.lidarseg_file(lidar.token)
+            raise ValueError(f"lidarseg {path} has ids {unknown} that category.json does not name")
+        return points_ego, lookup[ids], np.isin(ids, [n for n, name in names.items() if name == "vehicle.ego"])
 
     def _lidarseg_classes(self) -> tuple[dict[int, str], np.ndarray]:
         if self._lidarseg is None:

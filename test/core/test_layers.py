@@ -46,6 +46,7 @@ LAYERS = (
     (
         "evaluate",
         "held_out_depth",
+        "lidar_evaluation",
         "predict_folder",
         "gradient_step",
         "run_folder",
