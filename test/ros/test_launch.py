@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ros_processes import CAMERAS, write_small_bag
 
 from gsrender_ros import environment, replay_player
 from gsrender_ros.layouts import LAYOUTS
@@ -117,3 +118,49 @@ def test_a_bag_brings_simulated_time(launch_module, given, expected):
         assert options.clock_hz == 100.0
     node, _ = launch_module._start_node(context)
     assert node.node_executable in ("occupancy_node", sys.executable)
+
+
+def test_every_layout_can_be_chosen(launch_module):
+    declared = {a.name: a for a in launch_module.generate_launch_description().get_launch_arguments()}
+    assert set(declared["layout"].choices) == {"", *LAYOUTS}
+
+
+def _context(launch_module, **given):
+    from launch import LaunchContext
+
+    context = LaunchContext()
+    context.launch_configurations.update(given)
+    for argument in launch_module.generate_launch_description().get_launch_arguments():
+        argument.execute(context)
+    return context
+
+
+def test_a_bags_topics_move_into_the_namespace_of_the_node(launch_module, tmp_path):
+    write_small_bag(tmp_path / "bag", frames=1)
+    document = yaml.safe_load((tmp_path / "bag" / "metadata.yaml").read_text())
+    topics = document["rosbag2_bagfile_information"]["topics_with_message_count"]
+    # A topic of the namespace already, and one of a ROS 1 bag, which lacks its slash.
+    for name in ("/car/lidar", "odom"):
+        topics.append({"topic_metadata": {"name": name, "type": "x"}, "message_count": 1})
+    (tmp_path / "bag" / "metadata.yaml").write_text(yaml.safe_dump(document))
+    moved = launch_module._moved_topics(str(tmp_path / "bag"), "/car")
+    assert sorted(moved) == sorted(
+        f"{topic}:=/car{topic}"
+        for topic in ("/odom", *(f"/{c}/{t}" for c in CAMERAS for t in ("camera_info", "image_raw/compressed")))
+    )
+    context = _context(launch_module, bag=str(tmp_path / "bag"), namespace="car")
+    command = ["".join(part.text for part in word) for word in launch_module._play_bag(context)[-1].cmd]
+    assert set(moved) <= set(command)
+    context = _context(launch_module, bag=str(tmp_path / "bag"))
+    assert not any(":=" in part.text for word in launch_module._play_bag(context)[-1].cmd for part in word)
+    (tmp_path / "bag" / "metadata.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match="metadata.yaml does not exist: its topics cannot be moved into /car"):
+        launch_module._moved_topics(str(tmp_path / "bag"), "/car")
+
+
+def test_rviz_looks_into_the_namespace(launch_module):
+    node = launch_module._show(_context(launch_module, rviz="true", namespace="/car"))[0]
+    remaps = {"".join(p.text for p in a): "".join(p.text for p in b) for a, b in node._Node__remappings}
+    assert remaps["/occupancy_node/occupancy"] == "/car/occupancy_node/occupancy"
+    assert all(moved == "/car" + topic for topic, moved in remaps.items()) and len(remaps) > 5
+    assert not launch_module._show(_context(launch_module))
