@@ -87,9 +87,9 @@ def first_voxel(semantics, origin, direction, low, high, walk):
 
 # One thread, without the interpreter lock: callers share rays out over their own threads where that pays.
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _walk_rays(semantics, starts, directions, voxels, enter):
+def _walk_rays(semantics, layers, starts, directions, voxels, enter):
     X, Y, Z = semantics.shape
-    walk, low, high = np.zeros((3, 3)), np.zeros(3), np.array([float(X), float(Y), float(Z)])
+    walk, low, high = np.zeros((3, 3)), np.array([0.0, 0.0, layers[0]]), np.array([float(X), float(Y), layers[1]])
     for n in range(len(starts)):
         t, _ = first_voxel(semantics, starts[n], directions[n], low, high, walk)
         if t < MISS:
@@ -121,7 +121,10 @@ def first_hits(semantics: np.ndarray, origins_ego: np.ndarray, directions: np.nd
     if not (np.isfinite(origins).all() and np.isfinite(directions).all()) or not directions.any(axis=1).all():
         raise ValueError("rays need finite origins and finite directions that are not zero")
     voxels, enter = np.full(len(directions), -1, np.int64), np.full(len(directions), np.nan)
-    starts = (origins - np.array(grid.min_m)) / grid.voxel_size_m
-    _walk_rays(np.ascontiguousarray(semantics), starts, directions / grid.voxel_size_m, voxels, enter)
+    filled = np.flatnonzero((semantics != FREE).any(axis=(0, 1)))
+    if len(filled):  # rays into the sky, and those above all voxels, end early
+        layers = float(filled[0]), float(filled[-1] + 1)
+        starts = (origins - np.array(grid.min_m)) / grid.voxel_size_m
+        _walk_rays(np.ascontiguousarray(semantics), layers, starts, directions / grid.voxel_size_m, voxels, enter)
     labels = np.where(voxels >= 0, semantics.reshape(-1)[voxels], np.uint8(FREE))
     return FirstHits(voxels, labels, enter)

@@ -194,6 +194,7 @@ class OccupancyNode(Node):
     def close(self) -> None:
         """Stop the worker, say a last time how many frames there were, end."""
         self.worker.stop()
+        self.outputs.close()
         if self.self_check is not None:
             self.self_check.stop()
         self.assemble_frame.close()

@@ -59,7 +59,8 @@ class OccupancyOutputs:
 
     A message is built only for a topic with subscribers. Who subscribes later, or was left out by a
     rate limit, gets the newest prediction within a quarter of a second. A message that cannot be built or published is
-    counted in ``failures`` by topic, said, and left out; the other topics go on.
+    counted in ``failures`` by topic, said, and left out; the other topics go on. Debug images take long: a thread of
+    their own makes them, of the newest prediction only, until ``close``.
 
     Args:
         node: owns publishers and timer.
@@ -76,6 +77,8 @@ class OccupancyOutputs:
         self._newest: Prediction | None = None
         self._views: tuple[Prediction | None, dict[str, CameraView]] = (None, {})
         self._lock = threading.Lock()  # the worker publishes, the executor catches up
+        self._wake = threading.Event()
+        self._closing = False
         build_markers = MarkerBuilder(self._logger)
         band = MapBand(settings.map_min_z_m, settings.map_max_z_m, settings.map_drivable_classes)
         ego_frame = settings.ego_frame
@@ -88,33 +91,42 @@ class OccupancyOutputs:
             self._create(PointCloud2, "~/occupancy", lambda p: cloud_from_occupancy(p.occupancy, ego_frame)),
             self._create(OccupancyMap, "~/occupancy/map", lambda p: map_from_occupancy(p.occupancy, ego_frame, band)),
             markers,
-            *self._debug_outputs(settings),
         ]
+        self._debug_outputs = self._create_debug_outputs(settings)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         self._timer = node.create_timer(CATCH_UP_PERIOD_S, self._catch_up, clock=steady)
+        self._debug_thread = threading.Thread(target=self._make_debug_images, name="debug_images", daemon=True)
+        self._debug_thread.start()
 
     @property
     def listened_to(self) -> bool:
         """Whether anybody subscribes to any of the topics."""
-        return any(output.publisher.get_subscription_count() for output in self._outputs)
+        return any(output.publisher.get_subscription_count() for output in (*self._outputs, *self._debug_outputs))
 
     def publish(self, prediction: Prediction) -> None:
         """Publish a prediction where somebody listens."""
         with self._lock:
             self._newest = prediction
-            self._update_all()
+            self._update(self._outputs, prediction)
+        self._wake.set()
 
     def clear(self) -> None:
         """Forget the newest prediction and delete the markers."""
         with self._lock:
-            self._newest, self._views = None, (None, {})
+            self._newest = None
             self._markers.publish(empty_markers(self._ego_frame))
+
+    def close(self) -> None:
+        """End the thread of the debug images."""
+        self._closing = True
+        self._wake.set()
+        self._debug_thread.join(5.0)
 
     def _create(self, kind, topic: str, build, max_rate_hz: float = float("inf")) -> _Output:
         publisher = self._node.create_publisher(kind, topic, LATCHED, qos_overriding_options=self._overrides)
         return _Output(publisher, build, max_rate_hz)
 
-    def _debug_outputs(self, settings) -> list[_Output]:
+    def _create_debug_outputs(self, settings) -> list[_Output]:
         rate_hz, shrink, overlay = settings.debug_max_rate_hz, settings.debug_shrink, settings.debug_overlay
         outputs = []
         for camera in camera_names(settings):
@@ -147,17 +159,29 @@ class OccupancyOutputs:
 
     def _catch_up(self) -> None:
         with self._lock:
-            self._update_all()
+            self._update(self._outputs, self._newest)
+        self._wake.set()
 
-    def _update_all(self) -> None:
-        for output in self._outputs:
+    def _make_debug_images(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            if self._closing:
+                return
+            with self._lock:
+                newest = self._newest
+            self._update(self._debug_outputs, newest)
+
+    def _update(self, outputs: list[_Output], prediction: Prediction | None) -> None:
+        for output in outputs:
             try:
-                if output.update(self._newest):
+                if output.update(prediction):
                     self.published[output.topic] += 1
             except Exception as error:  # one topic must not take the others, or the worker, with it
                 self.failures[output.topic] += 1
-                self._logger.error(
-                    f"{output.topic}: this grid is not published: {type(error).__name__}: {error}; "
-                    f"{self.failures[output.topic]} so far, other topics go on",
-                    throttle_duration_sec=5.0,
-                )
+                if not self._closing:
+                    self._logger.error(
+                        f"{output.topic}: this grid is not published: {type(error).__name__}: {error}; "
+                        f"{self.failures[output.topic]} so far, other topics go on",
+                        throttle_duration_sec=5.0,
+                    )

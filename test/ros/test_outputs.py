@@ -50,6 +50,19 @@ def node():
 
 
 @pytest.fixture
+def open_outputs(node):
+    opened = []
+
+    def open_one(settings=SETTINGS):
+        opened.append(OccupancyOutputs(node, settings))
+        return opened[-1]
+
+    yield open_one
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
 def spin_until(node):
     executor = SingleThreadedExecutor(context=node.context)
     executor.add_node(node)
@@ -64,7 +77,7 @@ def spin_until(node):
     executor.shutdown()
 
 
-def test_nothing_is_built_without_subscribers_and_late_ones_get_the_newest(node, spin_until, monkeypatch):
+def test_nothing_is_built_without_subscribers_and_late_ones_get_the_newest(node, open_outputs, spin_until, monkeypatch):
     built = []
     build_cloud = outputs.cloud_from_occupancy
 
@@ -73,7 +86,7 @@ def test_nothing_is_built_without_subscribers_and_late_ones_get_the_newest(node,
         return build_cloud(grid, frame_id)
 
     monkeypatch.setattr(outputs, "cloud_from_occupancy", counted)
-    published = OccupancyOutputs(node, SETTINGS)
+    published = open_outputs()
     for stamp_ns in (1, 2, 3):
         published.publish(prediction(stamp_ns))
     assert built == [] and not published.published
@@ -96,9 +109,9 @@ def test_nothing_is_built_without_subscribers_and_late_ones_get_the_newest(node,
     assert published.published["/outputs/occupancy"] == 4
 
 
-def test_map_and_debug_images_arrive_as_what_they_are(node, spin_until):
+def test_map_and_debug_images_arrive_as_what_they_are(node, open_outputs, spin_until):
     maps, colors, depths, infos = [], [], [], []
-    published = OccupancyOutputs(node, SETTINGS)
+    published = open_outputs()
     node.create_subscription(OccupancyMap, "~/occupancy/map", maps.append, LATCHED)
     node.create_subscription(Image, "~/debug/cam_back/semantic", colors.append, LATCHED)
     node.create_subscription(Image, "~/debug/cam_back/depth", depths.append, LATCHED)
@@ -123,9 +136,9 @@ def test_map_and_debug_images_arrive_as_what_they_are(node, spin_until):
     }  # fmt: skip
 
 
-def test_a_camera_without_an_image_has_no_debug_image(node, spin_until):
+def test_a_camera_without_an_image_has_no_debug_image(node, open_outputs, spin_until):
     colors = {camera: [] for camera in SETTINGS.cameras}
-    published = OccupancyOutputs(node, SETTINGS)
+    published = open_outputs()
     for camera, received in colors.items():
         node.create_subscription(Image, f"~/debug/{camera}/semantic", received.append, LATCHED)
     whole = prediction(1)
@@ -142,12 +155,12 @@ def test_a_camera_without_an_image_has_no_debug_image(node, spin_until):
     assert set(published.published) == {"/outputs/debug/cam_back/semantic"} and not published.failures
 
 
-def test_a_message_that_cannot_be_built_is_counted_and_the_others_go_on(node, spin_until, monkeypatch):
+def test_a_message_that_cannot_be_built_is_counted_and_the_others_go_on(node, open_outputs, spin_until, monkeypatch):
     def broken(grid, frame_id):
         raise MemoryError("no room")
 
     monkeypatch.setattr(outputs, "cloud_from_occupancy", broken)
-    published = OccupancyOutputs(node, SETTINGS)
+    published = open_outputs()
     clouds, maps = [], []
     node.create_subscription(PointCloud2, "~/occupancy", clouds.append, LATCHED)
     node.create_subscription(OccupancyMap, "~/occupancy/map", maps.append, LATCHED)
