@@ -44,7 +44,7 @@ class RigPose:
 class FrameAssembler:
     """Builds frames whose images have ``image_size`` (width, height), the network's.
 
-    Decoding and resizing release the interpreter lock, so cameras are worked on side by side by the threads of ``pool``.
+    Decoding and resizing release the interpreter lock, so the threads of ``pool`` work side by side.
     """
 
     def __init__(self, image_size: tuple[int, int]):
