@@ -305,6 +305,29 @@ def _to_bag(args) -> None:
     logger.info("%s", write_bag(args.data, args.bag, options))
 
 
+def _inspect(args) -> int:
+    from gsrender_core.config import load_train_config
+    from gsrender_ros.inspection import inspect, parameters_yaml
+    from gsrender_ros.inspection_text import report_text
+
+    _check_json(args.json)
+    config = load_train_config(args.config).bag if args.config else None
+    report = inspect(args.bag, args.rig or "", config)
+    _write_json(args.json, report)
+    print(report_text(report), end="")
+    if args.params and "parameters" in report:
+        Path(args.params).write_text(parameters_yaml(report["parameters"]), encoding="utf-8")
+        print(f"\nwritten: {args.params}, for occupancy_node --params-file and gsrender train --params")
+        print("for the training configuration:\n" + _bag_section(args.params, report["training"]), end="")
+    return int(any(problem["stops"] == "both" for problem in report["problems"]))
+
+
+def _bag_section(params: str, training: dict) -> str:
+    import yaml
+
+    return yaml.safe_dump({"bag": training | {"params_file": params}}, sort_keys=False)
+
+
 def _statistics(args) -> None:
     import dataclasses
 
@@ -443,6 +466,13 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--storage", choices=("mcap", "sqlite3"), default="mcap")
     p.add_argument("--images", choices=("jpeg", "raw"), default="jpeg")
     p.add_argument("--no-sweeps", action="store_true", help="key frames only, even where the tables list sweeps")
+
+    p = command("inspect", _inspect, "Say what a bag holds, and what it lacks for training or inference.")
+    p.add_argument("bag", metavar="BAG", help="rosbag2 folder, .mcap, .db3 or ROS 1 .bag")
+    p.add_argument("--params", metavar="FILE", help="write the rig there, as parameters of occupancy_node")
+    p.add_argument("--rig", metavar="FILE", help="parameters that describe the rig, instead of guessing")
+    p.add_argument("--config", metavar="FILE", help="training configuration whose bag section is tried")
+    p.add_argument("--json", metavar="FILE", help="write the report there")
 
     p = command("score", _score, "Score anybody's predictions: <token>.npz with 'semantics' uint8 [200, 200, 16].")
     p.add_argument("--pred", required=True, metavar="DIR")

@@ -9,7 +9,7 @@ from gsrender_core.geometry import quaternion_from_rotation
 from gsrender_ros.bag_index import BagIndex, Poses
 from gsrender_ros.bag_sets import runs_of
 from gsrender_ros.calibration import RigCalibration
-from gsrender_ros.layouts import effective, fixed_frame
+from gsrender_ros.layouts import effective, fixed_frame, mounting_frame
 from gsrender_ros.parameters import Settings
 from gsrender_ros.transform_tree import TransformTree
 
@@ -30,7 +30,7 @@ def bag_poses(index: BagIndex, settings: Settings, jumps_ns: list[int], calibrat
         ValueError: there is no odometry topic of that name.
     """
     trees = [TransformTree() for _ in range(len(jumps_ns) + 1)]
-    result = BagPoses(trees, fixed_frame(settings), Counter())
+    result = BagPoses(trees, fixed_frame(settings).lstrip("/"), Counter())
     use_odometry = effective(settings).pose_source == "odometry"
     assert index.transforms is not None
     _add(result, index.transforms, jumps_ns)
@@ -42,7 +42,9 @@ def bag_poses(index: BagIndex, settings: Settings, jumps_ns: list[int], calibrat
                 f"{', '.join(index.odometry) or 'none at all'}"
             )
         poses = index.odometry[topic]
-        _add(result, poses, jumps_ns)
+        ego = settings.ego_frame.lstrip("/")  # some publishers leave the child frame empty
+        links = [(parent, child or ego, static) for parent, child, static in poses.links]
+        _add(result, dataclasses.replace(poses, links=links), jumps_ns)
         if not settings.fixed_frame:
             result.fixed_frame = poses.links[0][0]
     for camera in calibration.cameras.values() if calibration else ():
@@ -50,7 +52,7 @@ def bag_poses(index: BagIndex, settings: Settings, jumps_ns: list[int], calibrat
             w, x, y, z = (float(v) for v in quaternion_from_rotation(camera.T_ego_cam[:3, :3]))
             value = (tuple(float(v) for v in camera.T_ego_cam[:3, 3]), (x, y, z, w))
             for tree in trees:
-                tree.add((calibration.ego_frame, camera.frame_id), 0, value, static=True)
+                tree.add((calibration.ego_frame.lstrip("/"), mounting_frame(camera.camera)), 0, value, static=True)
     return result
 
 

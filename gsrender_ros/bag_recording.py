@@ -14,9 +14,14 @@ from gsrender_ros.bag_rig import guess_lidars, guess_settings, rig_facts
 from gsrender_ros.bag_sets import BagSet, image_sets, image_topics, runs_of, stamps_of
 from gsrender_ros.calibration import read_calibration
 from gsrender_ros.clouds import Cloud, read_cloud
-from gsrender_ros.image_conversions import Intrinsics, decode_label_image, intrinsics_from_camera_info
+from gsrender_ros.image_conversions import (
+    Intrinsics,
+    decode_label_image,
+    intrinsics_from_calibration,
+    intrinsics_from_camera_info,
+)
 from gsrender_ros.keyframes import KeyframeRule
-from gsrender_ros.layouts import camera_names
+from gsrender_ros.layouts import camera_names, effective
 from gsrender_ros.parameters import Settings
 from gsrender_ros.statistics import FrameDropped
 from gsrender_ros.sweeps import Reference, transform_between
@@ -49,14 +54,14 @@ class BagRecording:
     def __init__(self, path: str | Path, config: BagConfig, settings: Settings | None = None):
         self.index: BagIndex = bag_index(path)
         self.config = config
-        self.settings = settings or guess_settings(self.index)
-        self.names = camera_names(self.settings)
-        self.topics = image_topics(self.index, self.names)
-        self.lidars = self._lidar_topics()
+        self.settings = effective(settings or guess_settings(self.index))
         file = self.settings.calibration_file
         self._calibration = read_calibration(file) if file else None
+        self.names = camera_names(self.settings, self._calibration)
+        self.topics = image_topics(self.index, self.names)
+        self.lidars = self._lidar_topics()
         self.messages = BagMessages(self.index)
-        found = image_sets(self.index, self.names, self.settings)
+        found = image_sets(self.topics, self.settings)
         self.dropped: Counter = Counter(found.dropped)
         self.why: dict[str, str] = {}  # first explanation of a reason
         self.between = 0
@@ -252,9 +257,8 @@ class BagRecording:
         """The calibration file's, else the CameraInfo that was the latest when an image came; the first one before."""
         name = self.names[camera]
         calibrated = self._calibration.cameras.get(name.camera) if self._calibration else None
-        if calibrated is not None:
-            lens = getattr(calibrated, "distortion", None)
-            return Intrinsics(calibrated.K, (calibrated.width, calibrated.height), name.camera, lens)
+        if calibrated is not None and calibrated.K is not None:
+            return intrinsics_from_calibration(calibrated, self.settings.distortion)
         topic = "/" + name.camera_info_topic.lstrip("/")
         infos = self.index.infos.get(topic, [])
         if not infos:

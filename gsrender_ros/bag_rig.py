@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from gsrender_ros.bag_index import CLOUD_TYPE, IMAGE_TYPES, INFO_TYPE, BagIndex, TopicIndex
+from gsrender_ros.calibration import CALIBRATION_FILE
 from gsrender_ros.layouts import LAYOUTS, camera_names
 from gsrender_ros.parameters import Settings, specifications
 
@@ -76,27 +77,31 @@ def guess_settings(index: BagIndex) -> Settings:
         raise ValueError(f"{index.path} has no image topic (sensor_msgs Image or CompressedImage)")
     best = max((_fit_layout(index, layout) for layout in LAYOUTS), key=lambda fit: fit[0])
     settings = best[1] if best[0] >= 1 else _fit_template(images)
-    changes: dict = {}
-    if not settings.camera_info_topic and not LAYOUTS[settings.layout].camera_info_topic or best[0] < 1:
-        changes |= _guess_infos(index, settings)
+    changes = {} if best[0] >= 1 else _guess_infos(index, settings)
     changes |= _guess_frames(index, settings)
+    beside = index.path / CALIBRATION_FILE
+    if not index.topics_of(INFO_TYPE) and beside.is_file():
+        changes["calibration_file"] = str(beside)
     return dataclasses.replace(settings, **changes)
 
 
 def _fit_layout(index: BagIndex, layout: str) -> tuple[int, Settings]:
     """How many cameras of a layout a bag has, and the settings for them."""
-    fits = []
-    for transport in ("compressed", "raw"):
-        template = getattr(LAYOUTS[layout], f"{transport}_topic")
-        pattern = re.compile("^/?" + re.escape(template).replace(re.escape("{camera}"), "(?P<camera>[^/]+)") + "$")
-        kind = IMAGE_TYPES[transport == "compressed"]
-        found = [m["camera"] for t in index.topics_of(kind) if (m := pattern.match(t.topic.lstrip("/")))]
-        if found:
-            cameras = _ordered(found)
-            reference = next((c for c in cameras if _is_front(c)), cameras[0])
-            settings = Settings(layout=layout, image_transport=transport, cameras=cameras, reference_camera=reference)
-            fits.append((len(found), settings))
-    return max(fits, key=lambda fit: fit[0], default=(0, Settings(layout=layout)))
+    found = set()
+    for kind, template in zip(IMAGE_TYPES, (LAYOUTS[layout].raw_topic, LAYOUTS[layout].compressed_topic), strict=True):
+        place = re.escape("{CAMERA}" if "{CAMERA}" in template else "{camera}")
+        name = "[A-Z0-9_]+" if "{CAMERA}" in template else "[^/]+"
+        pattern = re.compile(re.escape(template).replace(place, f"(?P<camera>{name})"))
+        matches = [pattern.fullmatch(topic.topic.lstrip("/")) for topic in index.topics_of(kind)]
+        found |= {m["camera"].lower() if "{CAMERA}" in template else m["camera"] for m in matches if m}
+    if not found:
+        return 0, Settings(layout=layout)
+    cameras = _ordered(found)
+    return len(found), Settings(layout=layout, cameras=cameras, reference_camera=_reference(cameras))
+
+
+def _reference(cameras: tuple[str, ...]) -> str:
+    return next((camera for camera in cameras if _is_front(camera)), cameras[0])
 
 
 def _fit_template(images: list[TopicIndex]) -> Settings:
@@ -111,7 +116,7 @@ def _fit_template(images: list[TopicIndex]) -> Settings:
     return Settings(
         image_transport="compressed" if msgtype == IMAGE_TYPES[1] else "raw",
         cameras=cameras,
-        reference_camera=next((c for c in cameras if _is_front(c)), cameras[0]),
+        reference_camera=_reference(cameras),
         image_topic="/" + template,
     )
 
@@ -182,7 +187,7 @@ def _is_front(camera: str) -> bool:
     return re.fullmatch(r"(cam(era)?_?)?front(_?(center|middle|wide))?", camera, re.IGNORECASE) is not None
 
 
-def _ordered(cameras: list[str]) -> tuple[str, ...]:
+def _ordered(cameras) -> tuple[str, ...]:
     """The six of nuScenes in its order, others by name."""
     order = {f"cam_{place}": i for i, place in enumerate(_SIX)}
     return tuple(sorted(set(cameras), key=lambda c: (order.get(c.lower(), len(order)), c)))

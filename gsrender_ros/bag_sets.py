@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gsrender_ros.bag_index import BagIndex, TopicIndex, merged
+from gsrender_ros.bag_index import IMAGE_TYPES, BagIndex, TopicIndex, merged
 from gsrender_ros.layouts import CameraNames
 from gsrender_ros.parameters import Settings
 from gsrender_ros.stamp_matching import StampMatcher
@@ -38,18 +38,22 @@ class BagSets:
 
 
 def image_topics(index: BagIndex, names: tuple[CameraNames, ...]) -> list[TopicIndex]:
-    """The image topic of every camera.
+    """The image topic of every camera, in whichever transport the bag has it.
 
     Raises:
-        ValueError: some are missing; the text names them and what the bag has.
+        ValueError: some are missing; the text names them.
     """
-    wanted = ["/" + camera.image_topic.lstrip("/") for camera in names]
-    missing = [topic for topic in wanted if topic not in index.topics]
+    found, missing = [], []
+    for camera in names:
+        candidates = ["/" + topic.lstrip("/") for topic in (camera.image_topic, camera.other_image_topic) if topic]
+        there = [index.topics[t] for t in candidates if t in index.topics and index.topics[t].msgtype in IMAGE_TYPES]
+        found += there[:1]
+        missing += [] if there else [" or ".join(dict.fromkeys(candidates))]
     if missing:
         raise ValueError(
-            f"{index.path} has no topic {', '.join(missing)}; `gsrender inspect {index.path}` shows what it has"
+            f"{index.path} has no images on {', '.join(missing)}; `gsrender inspect {index.path}` shows what it has"
         )
-    return [index.topics[topic] for topic in wanted]
+    return found
 
 
 def stamps_of(topic: TopicIndex, source: str) -> np.ndarray:
@@ -59,15 +63,10 @@ def stamps_of(topic: TopicIndex, source: str) -> np.ndarray:
     return np.where(topic.stamp_ns == 0, topic.log_ns, topic.stamp_ns) if source == "auto" else topic.stamp_ns
 
 
-def image_sets(index: BagIndex, names: tuple[CameraNames, ...], settings: Settings) -> BagSets:
-    """Match the images of a bag in the order in which they were recorded.
-
-    Raises:
-        ValueError: topics are missing.
-    """
-    topics = image_topics(index, names)
+def image_sets(topics: list[TopicIndex], settings: Settings) -> BagSets:
+    """Match the images of all cameras (``image_topics``) in the order in which they were recorded."""
     stamps = [stamps_of(topic, settings.stamp_source) for topic in topics]
-    reference = [name.camera for name in names].index(settings.reference_camera)
+    reference = settings.cameras.index(settings.reference_camera)
     slop_ns = int(settings.sync_slop_s * 1e9)
     result = BagSets([], Counter(), [])
     latest: list[int | None] = [None] * len(topics)

@@ -34,6 +34,9 @@ _KEYS = ("frame_id", *_INTRINSICS, "distortion_model", "D", *_MOUNTING)
 _NORM_LIMIT = 1e-2
 
 
+CALIBRATION_FILE = "calibration.yaml"  # what `gsrender to-bag` leaves beside a bag's data
+
+
 @dataclass(frozen=True)
 class CameraCalibration:
     """One camera: ``K`` float64 [3, 3] px of images ``width`` x ``height``, or None (then both are 0); ``T_ego_cam``

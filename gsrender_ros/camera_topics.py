@@ -12,7 +12,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from gsrender_ros.calibration import RigCalibration
-from gsrender_ros.image_conversions import Intrinsics, intrinsics_from_camera_info
+from gsrender_ros.image_conversions import Intrinsics, intrinsics_from_calibration, intrinsics_from_camera_info
 from gsrender_ros.layouts import CameraNames
 from gsrender_ros.standins import Subscriber
 from gsrender_ros.statistics import FrameDropped
@@ -97,15 +97,7 @@ class CameraTopics:
         calibrated = self._calibration.get(name)
         if calibrated is None:
             return intrinsics_from_camera_info(self._camera_info[name], self._settings.distortion, name)
-        lens = calibrated.distortion
-        if lens is not None and self._settings.distortion == "refuse":
-            raise FrameDropped(
-                "calibration",
-                f"calibration_file gives {name} lens distortion ({lens.model}), and distortion is 'refuse': set it to "
-                "undistort, or to rectified for images that are rectified",
-            )
-        size = (calibrated.width, calibrated.height)
-        return Intrinsics(calibrated.K, size, name, lens if self._settings.distortion == "undistort" else None)
+        return intrinsics_from_calibration(calibrated, self._settings.distortion)
 
     def image_type_name(self, index: int) -> str:
         """Type of a camera's image topic."""

@@ -177,6 +177,23 @@ def intrinsics_from_camera_info(message, distortion: str = "undistort", camera: 
     return Intrinsics(K, size, name, lens)
 
 
+def intrinsics_from_calibration(camera, distortion: str = "undistort") -> Intrinsics:
+    """Intrinsics of a ``calibration.CameraCalibration`` that has a ``K``; ``distortion`` as above.
+
+    Raises:
+        FrameDropped: reason calibration; distorted and refused.
+    """
+    lens = camera.distortion
+    if lens is not None and distortion == "refuse":
+        raise FrameDropped(
+            "calibration",
+            f"calibration_file gives {camera.camera} lens distortion ({lens.model}), and distortion is 'refuse': set "
+            "it to undistort, or to rectified for images that are rectified",
+        )
+    size = (camera.width, camera.height)
+    return Intrinsics(camera.K, size, camera.camera, lens if distortion == "undistort" else None)
+
+
 def _as_published(K: np.ndarray, info) -> tuple[np.ndarray, tuple[int, int]]:
     """K and size of the images that a driver cut out (roi) and binned; CameraInfo speaks of the whole sensor."""
     roi, bins = info.roi, (max(1, info.binning_x), max(1, info.binning_y))

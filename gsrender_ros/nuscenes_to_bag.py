@@ -14,14 +14,13 @@ from gsrender_core.classes import IGNORE, lidarseg_lookup
 from gsrender_core.data.nuscenes_tables import CAMERA_CHANNELS, LIDAR_CHANNEL, NuScenesTables, SensorRecord
 from gsrender_core.data.sensor_files import read_image, read_sweep
 from gsrender_ros import bag_messages as messages
-from gsrender_ros.calibration import CameraCalibration, RigCalibration, write_calibration
+from gsrender_ros.calibration import CALIBRATION_FILE, CameraCalibration, RigCalibration, write_calibration
 from gsrender_ros.layouts import LAYOUTS
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 IMAGES = ("jpeg", "raw")
 WRITTEN_LAYOUTS = ("gsrender", "nuscenes2bag")
 EGO_FRAME = "base_link"
-CALIBRATION_FILE = "calibration.yaml"
 # Version 8 of the format: Humble cannot open 9.
 BAG_VERSION = 8
 # /tf has one pose a stamp, the tables one a record. Real recordings (DDAD) differ by 10 mm at one stamp;
