@@ -107,6 +107,11 @@ class CameraSync:
             self._jump_divide_ns = (before_ns + after_ns) // 2
             self._jump_over_at = time.monotonic() + STRAGGLER_S
 
+    @property
+    def active_cameras(self) -> tuple[str, ...]:
+        """Names of the cameras of which sets are made."""
+        return tuple(self.cameras[index].camera for index in self._active)
+
     def best_spread_s(self) -> tuple[float, str] | None:
         """Smallest spread of stamps over recent images and the camera that lagged most; None if a camera is silent."""
         if any(not stamps for stamps in self.recent_stamps_ns.values()):

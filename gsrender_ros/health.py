@@ -40,6 +40,10 @@ class CameraHealth:
         fastest = max(rates.values())
         if not fastest:
             return STALE, "no images", values
+        values["missing"] = ", ".join(self._sync.missing)
+        if self._sync.missing:
+            what = "going on without" if len(self._sync.active_cameras) < len(names) else "waiting for"
+            return WARN, f"{what} {values['missing']}", values
         slow = [f"{name} {rate:.1f} Hz" for name, rate in rates.items() if rate < _SLOWEST_SHARE * fastest]
         if slow:
             return WARN, f"{', '.join(slow)} of {fastest:.1f} Hz: sets are as rare as their rarest image", values
@@ -61,6 +65,8 @@ class TransformHealth:
     def __call__(self) -> tuple[bytes, str, dict]:
         fixed, ego = self._poses.lookup.fixed_frame, self._poses.lookup.ego_frame
         values = {"fixed_frame": fixed, "ego_frame": ego, "source": self._poses.source}
+        if self._poses.source == "odometry":
+            values |= {"odometry_refused": self._poses.odometry.refused, "odometry_jumps": self._poses.odometry.jumps}
         try:
             newest = self._poses.buffer.lookup_transform(fixed, ego, Time())
         except TransformException as error:

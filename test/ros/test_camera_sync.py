@@ -134,6 +134,7 @@ def test_continue_goes_on_without_a_dead_camera_and_takes_it_back():
     without = [s for s in rig.sets if len(s.channels) == 2]
     assert [(s.stamp_ns - START) // MS for s in without] == list(range(2000, 4000, 100))
     assert {s.channels for s in without} == {("CAM_FRONT", "CAM_LEFT")}
+    assert rig.sync.active_cameras == ("cam_front", "cam_left")
     assert "going on without it, what only it sees is guessed" in rig.said[0]
     for at in range(4000, 4300, 100):
         rig.frame(at)

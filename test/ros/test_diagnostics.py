@@ -144,7 +144,10 @@ def test_a_status_that_cannot_be_made_says_so(bench):
 
 def test_a_slow_camera_is_named(wall_time):
     sync = SimpleNamespace(
-        cameras=[SimpleNamespace(camera=name) for name in ("a", "b", "c")], images_received={"a": 0, "b": 0, "c": 0}
+        cameras=[SimpleNamespace(camera=name) for name in ("a", "b", "c")],
+        images_received={"a": 0, "b": 0, "c": 0},
+        missing=(),
+        active_cameras=("a", "b", "c"),
     )
     cameras = CameraHealth(sync)
     assert cameras()[0] == STALE
@@ -153,12 +156,16 @@ def test_a_slow_camera_is_named(wall_time):
         sync.images_received = {"a": 10 * step, "b": 4 * step, "c": 10 * step}
         level, message, values = cameras()
     assert level == WARN and message.startswith("b 4.0 Hz of 10.0 Hz")
-    assert values == {"rate_hz.a": "10.00", "rate_hz.b": "4.00", "rate_hz.c": "10.00"}
+    assert values == {"rate_hz.a": "10.00", "rate_hz.b": "4.00", "rate_hz.c": "10.00", "missing": ""}
     for step in range(1, 9):
         wall_time.now += 1
         sync.images_received = {name: 80 + 5 * step for name in "abc"}
         level, message, _ = cameras()
     assert level == OK and message == "3 cameras at 5.0 Hz or more"
+    sync.missing = ("b",)
+    assert cameras()[:2] == (WARN, "waiting for b")
+    sync.active_cameras = ("a", "c")
+    assert cameras()[:2] == (WARN, "going on without b")
 
 
 def test_transforms_say_how_old_the_newest_pose_is(node):

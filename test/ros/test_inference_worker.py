@@ -129,3 +129,13 @@ def test_calls_of_a_stopping_worker_end_with_an_error(bench):
     assert "stopping" in str(bench.worker.call(lambda: "never").exception(20))
     bench.gate.set()
     stopper.join(20)
+
+
+def test_idle_says_that_the_next_item_will_be_processed_at_once(bench):
+    wait_until(lambda: bench.worker.idle)
+    bench.submit("a")
+    assert bench.entered.wait(20) and not bench.worker.idle
+    bench.submit("b")  # waits behind the first
+    assert not bench.worker.idle
+    bench.gate.set()
+    wait_until(lambda: bench.settled() and bench.worker.idle)
