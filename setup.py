@@ -62,6 +62,7 @@ setup(
         "console_scripts": [
             "gsrender = gsrender_core.cli:main",
             "occupancy_node = gsrender_ros.occupancy_node:main",
+            "trainer_node = gsrender_ros.trainer_node:main",
             "replay_player = gsrender_ros.replay_player:main",
             "recorder = gsrender_ros.recorder:main",
         ],

@@ -296,7 +296,8 @@ class Trainer:
         per_step = self.seconds / max(1, self.step)
         end = self.supply.schedule.end
         left = "replay goes on" if end is None else f"{(end - self.step) * per_step / 60:.0f} min left"
-        line = {"step": self.step, "seconds": round(self.seconds, 1)}
+        loss = sum(value for name, value in terms.items() if not name.startswith("_"))
+        line = {"step": self.step, "seconds": round(self.seconds, 1), "loss": round(loss, 5)}
         line |= {name.lstrip("_"): round(value, 5) for name, value in terms.items()}
         self._append(line)
         shown = " ".join(f"{k.lstrip('_')} {v:.3g}" for k, v in terms.items() if k != "_lr")

@@ -37,8 +37,8 @@ class Diagnostics:
         statistics, sync, topics: what is reported.
         facts: gives further key-value pairs (device, checkpoint, ...).
 
-    ``paused`` is set while the node is told to pause, ``pause_text`` says what to do about it. ``tasks`` are further statuses by name: functions that return
-    level, message and values.
+    ``paused`` is set while the node is told to pause, ``pause_text`` says what to do about it. ``tasks`` are further
+    statuses by name: functions that return level, message and values.
     """
 
     def __init__(self, node, settings, parts: tuple[FrameStatistics, CameraSync, CameraTopics], facts):

@@ -1,0 +1,308 @@
+"""The ROS 2 node that learns from a replay: cameras, LiDARs and poses in, a network out. Wiring only.
+
+Subscribes to what ``occupancy_node`` takes, and to PointCloud2 topics; publishes the occupancy of the newest frame as
+it does (``~/occupancy``, ...), ``~/training/row`` (std_msgs/String, a JSON row of the log), ``~/training/loss``
+(std_msgs/Float32) and /diagnostics; pauses the player while the training is behind.
+"""
+
+import dataclasses
+import json
+import logging
+import signal
+import sys
+import time
+
+import rclpy
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.exceptions import NameValidationException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+from std_msgs.msg import Float32, String
+
+from gsrender_core.config import TrainConfig, load_train_config
+from gsrender_core.data.lidar_labels import LabelOptions
+from gsrender_core.data.replay_buffer import BufferLimits, ReplayBuffer
+from gsrender_ros.bag_rig import likely_lidars
+from gsrender_ros.calibration import read_calibration
+from gsrender_ros.camera_sync import CameraSync, watch_clock
+from gsrender_ros.camera_topics import CameraTopics
+from gsrender_ros.diagnostics import ERROR, OK, Diagnostics
+from gsrender_ros.environment import prepare_environment
+from gsrender_ros.health import CameraHealth, TransformHealth, output_health, resident_memory_mb
+from gsrender_ros.image_conversions import set_stamp, stamp_to_ns
+from gsrender_ros.layouts import camera_names, effective
+from gsrender_ros.live_frames import LiveFrames, LiveInputs
+from gsrender_ros.live_training import LiveTraining
+from gsrender_ros.outputs import LATCHED, OccupancyOutputs
+from gsrender_ros.parameters import Settings, read_settings
+from gsrender_ros.player_control import PlayerControl
+from gsrender_ros.pose_source import PoseSource
+from gsrender_ros.prediction import Prediction
+from gsrender_ros.ros_arguments import explain_name, start_rclpy
+from gsrender_ros.stamped_messages import StampedMessages
+from gsrender_ros.statistics import FrameStatistics
+from gsrender_ros.training_parameters import NOT_FOR_TRAINING, TrainingSettings
+
+PACE_S, LOOK_FOR_LIDARS_S = 0.1, 0.5
+# After the clock jumped back, the images' own jump follows at once and must not clear the new transforms.
+JUMP_SETTLES_S = 2.0
+# Reliable and deep: a replay's messages are to be learnt from, all of them.
+CLOUD_QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE)
+
+
+class TrainerNode(Node):
+    """Connects the parts; the work is done in ``LiveFrames`` (messages to frames) and ``LiveTraining``.
+
+    Raises:
+        FileNotFoundError, ValueError: parameters, configuration or calibration file are not usable; one line.
+    """
+
+    def __init__(self, **node_options):
+        super().__init__("trainer_node", **node_options)
+        given, self.training_settings, unknown = read_settings(self, Settings, TrainingSettings)
+        self.settings = effective(given)
+        for line in unknown + _ignored(self.settings):
+            self.get_logger().warning(line)
+        settings, training = self.settings, self.training_settings
+        config = load_train_config(training.config) if training.config else TrainConfig()
+        self.get_logger().info(f"parameters: {dataclasses.asdict(settings) | dataclasses.asdict(training)}")
+        calibration = read_calibration(settings.calibration_file) if settings.calibration_file else None
+        self.statistics = FrameStatistics()
+        limits = BufferLimits(round(training.memory_gb * 1e9), training.stretch, training.hold_out_every, config.seed)
+        self.buffer = ReplayBuffer(limits)
+        self.training = LiveTraining(config, training, self.buffer, settings.device)
+        self.bag = config.bag
+
+        self.poses = PoseSource(self, settings, calibration)
+        cameras = camera_names(settings, calibration)
+        self.sync = CameraSync(cameras, settings, self.statistics, self.get_clock())
+        self.topics = CameraTopics(self, cameras, settings, self._on_image, calibration)
+        self.sweeps: list[StampedMessages] = []
+        label_images = self._create_label_images()
+        self.frames = LiveFrames(
+            config.bag,
+            config.model.image_size,
+            LabelOptions(config.renderocc_labels, config.drop_occluded),
+            LiveInputs(self.topics, self.poses, self.sweeps, label_images, settings.tf_wait_s),
+            self.buffer,
+            self.statistics,
+        )
+        self.frames.may_put = self._may_put
+        self.frames.on_drop = self._on_drop
+        self.sync.on_set = self.frames.submit
+        self.sync.on_jump = self._on_stamp_jump
+        self._cleared_at = 0.0
+        self._clock_watch = watch_clock(self.get_clock(), self._on_clock_jump)
+        self._create_lidars(self.bag.lidar_topics)
+
+        self.player = PlayerControl(self, training.players)
+        self.outputs = OccupancyOutputs(self, settings)
+        self._rows = self.create_publisher(String, "~/training/row", LATCHED)
+        self._losses = self.create_publisher(Float32, "~/training/loss", 10)
+        self._row: dict = {}
+        self._create_diagnostics()
+        self._image_at: float | None = None
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time stands still while the player pauses
+        self.create_timer(PACE_S, self._pace, clock=self._steady)
+        self.create_timer(LOOK_FOR_LIDARS_S, self._look_for_lidars, clock=self._steady)
+        self.training.on_row, self.training.on_grid = self._on_row, self._on_grid
+        self.training.wants_grid = lambda: self.outputs.listened_to
+        self.training.facts = self._facts
+        self.training.start()
+        self.get_logger().info(f"ready: {len(cameras)} cameras, run {training.out}, device {settings.device}")
+
+    def _create_diagnostics(self) -> None:
+        parts = (self.statistics, self.sync, self.topics)
+        facts = {"device": self.settings.device, "run": self.training_settings.out}
+        self.diagnostics = Diagnostics(self, self.settings, parts, lambda: facts)
+        tasks = self.diagnostics.tasks
+        tasks["cameras"] = CameraHealth(self.sync)
+        tasks["transforms"] = TransformHealth(self.poses, self.get_clock(), self.settings.tf_cache_s)
+        tasks["outputs"] = output_health(self.outputs)
+        tasks["training"] = self._training_health
+
+    # -- what comes in ------------------------------------------------------------------------------------------------
+
+    def _create_label_images(self) -> list[StampedMessages]:
+        topic = self.bag.semantic_topic
+        kind = CompressedImage if topic.endswith("compressed") else Image
+        names = [topic.replace("{camera}", camera) for camera in self.settings.cameras] if topic else []
+        return [self._create_stream(kind, name) for name in names]
+
+    def _create_lidars(self, topics: tuple[str, ...]) -> None:
+        self.sweeps += [self._create_stream(PointCloud2, topic, self.bag.lidar_time_offset_s) for topic in topics]
+
+    def _create_stream(self, kind: type, topic: str, offset_s: float = 0.0) -> StampedMessages:
+        stream, offset_ns = StampedMessages(topic), round(offset_s * 1e9)
+
+        def take(message) -> None:
+            source, stamp_ns = self.settings.stamp_source, stamp_to_ns(message.header.stamp)
+            if source == "receive" or (source == "auto" and stamp_ns == 0):
+                stamp_ns = self.get_clock().now().nanoseconds
+                set_stamp(message.header.stamp, stamp_ns)
+            stream.add(stamp_ns + offset_ns, message)
+
+        self.create_subscription(kind, topic, take, CLOUD_QOS)
+        return stream
+
+    def _look_for_lidars(self) -> None:
+        """Where the configuration names no LiDAR: those among the topics that look like one."""
+        if self.sweeps:
+            return
+        kind = "sensor_msgs/msg/PointCloud2"
+        own = self.resolve_topic_name("~/occupancy")
+        clouds = [name for name, kinds in self.get_topic_names_and_types() if kind in kinds and name != own]
+        found = likely_lidars(clouds)
+        if found:
+            self._create_lidars(found)
+            self.get_logger().info(f"LiDAR: {', '.join(found)} (bag.lidar_topics names none)")
+
+    def _on_image(self, index: int, message) -> None:
+        self._image_at = time.monotonic()
+        self.sync.add_image(index, message)
+
+    def _on_clock_jump(self) -> None:
+        self.sync.reset(self.get_clock().now().nanoseconds)
+        self._forget(clear_transforms=True)
+        self.get_logger().warning("the clock jumped back: another scene begins")
+
+    def _on_stamp_jump(self, before_ns: int, after_ns: int) -> None:
+        self._forget(clear_transforms=time.monotonic() - self._cleared_at > JUMP_SETTLES_S)
+        self.get_logger().warning(
+            f"image stamps jumped back from {before_ns / 1e9:.3f} to {after_ns / 1e9:.3f}: another scene begins"
+        )
+
+    def _forget(self, clear_transforms: bool) -> None:
+        self.frames.restart()
+        if clear_transforms:
+            self.poses.buffer.clear()
+            self._cleared_at = time.monotonic()
+
+    # -- pace and end -------------------------------------------------------------------------------------------------
+
+    def _may_put(self) -> bool:
+        """Whether a frame is taken: where the player can be paused it need not be dropped."""
+        behind = self.training.is_behind(self.frames.made)
+        return self.training.takes_frames and (not behind or self.player.available)
+
+    def _pace(self) -> None:
+        taking = self.training.takes_frames
+        self.player.want(taking and self.training.is_behind(self.frames.made))
+        now = time.monotonic()
+        if self.player.held and self._image_at is not None:
+            self._image_at = now  # silence that was asked for
+        self.diagnostics.paused = self.player.held or not taking
+        self.diagnostics.pause_text = "the player waits for the training" if taking else self.training.state
+        silent = self._image_at is not None and now - self._image_at > self.training_settings.end_silence_s
+        if taking and silent and not self.frames.backlog:
+            self.get_logger().info(
+                f"no image for {self.training_settings.end_silence_s:g} s: the replay has ended, "
+                f"{self.training_settings.finish_steps} steps follow"
+            )
+            self.training.end()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the node has nothing more to do."""
+        return self.training.over and (self.training.state == "failed" or self.training_settings.at_end == "stop")
+
+    # -- what goes out ------------------------------------------------------------------------------------------------
+
+    def _on_drop(self, dropped) -> None:
+        if dropped.reason not in ("between", "behind"):
+            self.get_logger().warning(f"frame dropped ({dropped.reason}): {dropped}", throttle_duration_sec=2.0)
+
+    def _on_row(self, row: dict) -> None:  # the training thread
+        self._rows.publish(String(data=json.dumps(row)))
+        if "loss" in row:
+            self._row = row
+            self._losses.publish(Float32(data=float(row["loss"])))
+
+    def _on_grid(self, frame, grid) -> None:  # the training thread
+        moment = self.frames.moments.get(frame.token)
+        if moment is not None:
+            self.outputs.publish(Prediction(grid, frame, moment.stamps_ns, moment.frames))
+
+    def _facts(self) -> dict:
+        summary = self.statistics.summary()
+        counts = {"in": summary.frames_in, "used": summary.frames_out, "pending": summary.pending}
+        counts["dropped"] = dict(sorted(summary.dropped.items()))
+        return {"replay": counts, "player_paused": self.player.pauses, "classes_from": self.frames.supervision}
+
+    def _training_health(self) -> tuple[bytes, str, dict]:
+        training, buffer = self.training, self.buffer
+        memory_mb = resident_memory_mb()
+        values = {
+            "state": training.state,
+            "steps": training.steps,
+            "frames_held": len(buffer),
+            "frames_forgotten": buffer.forgotten,
+            "frames_waiting": buffer.waiting,
+            "buffer_mb": f"{buffer.used_bytes / 2**20:.0f}",
+            "memory_mb": "" if memory_mb is None else f"{memory_mb:.0f}",
+            "player_paused": self.player.held,
+            "classes_from": self.frames.supervision,
+            **{name: self._row[name] for name in ("step", "loss", "lr", "grad_norm") if name in self._row},
+        }
+        if training.state == "failed":
+            return ERROR, training.failure, values
+        return OK, f"{training.state}, {training.steps} steps", values
+
+    def close(self, number: int = signal.SIGTERM) -> None:
+        """Let the player go on, end the training with a checkpoint, say a last time what became of the frames."""
+        self.player.want(False)
+        self.frames.stop()
+        self.training.stop(number)
+        self.diagnostics.publish()
+        self.destroy_node()
+
+
+def _ignored(settings: Settings) -> list[str]:
+    """One line for every parameter that is set and means nothing here."""
+    given = {
+        spec.metadata["name"]: (getattr(settings, spec.name), spec.default) for spec in dataclasses.fields(Settings)
+    }
+    return [
+        f"{name} means nothing to a trainer and is ignored"
+        for name in NOT_FOR_TRAINING
+        if given[name][0] != given[name][1]
+    ]
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run until the training is over, SIGINT or SIGTERM; 1 when it cannot start or the training fails."""
+    logging.basicConfig(level=logging.INFO, format="[%(levelname)s] %(name)s: %(message)s")
+    prepare_environment()
+    try:
+        start_rclpy(args)
+    except ValueError as error:
+        logging.getLogger("trainer_node").error("cannot start: %s", error)
+        return 1
+    number: list[int] = []
+    for known in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(known, lambda arrived, frame: number.append(arrived))
+    try:
+        node = TrainerNode()
+    except (FileNotFoundError, ValueError, RuntimeError, NameValidationException) as error:
+        text = explain_name(error) if isinstance(error, NameValidationException) else str(error)
+        rclpy.logging.get_logger("trainer_node").fatal(f"cannot start: {text}")
+        rclpy.try_shutdown()
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while not number and not node.ended:
+            executor.spin_once(timeout_sec=0.1)
+    except ExternalShutdownException:
+        pass
+    finally:
+        node.close(*number[:1])
+        rclpy.try_shutdown()
+    return 1 if node.training.state == "failed" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
