@@ -41,9 +41,9 @@ def bench_markers(quick: bool = False) -> dict:
     node = Node("bench_markers", context=context)
     try:
         publisher = node.create_publisher(MarkerArray, "~/markers", LATCHED)
-        objects_ms = _median_ms(repeats[0], lambda: publisher.publish(markers_from_occupancy(occupancy, "ego")))
-        bytes_ms = _median_ms(repeats[1], lambda: publisher.publish(marker_bytes_from_occupancy(occupancy, "ego")))
-        cloud_ms = _median_ms(repeats[1], lambda: cloud_from_occupancy(occupancy, "base_link"))
+        objects_ms = median_ms(repeats[0], lambda: publisher.publish(markers_from_occupancy(occupancy, "ego")))
+        bytes_ms = median_ms(repeats[1], lambda: publisher.publish(marker_bytes_from_occupancy(occupancy, "ego")))
+        cloud_ms = median_ms(repeats[1], lambda: cloud_from_occupancy(occupancy, "base_link"))
     finally:
         node.destroy_node()
         rclpy.shutdown(context=context)
@@ -57,7 +57,8 @@ def bench_markers(quick: bool = False) -> dict:
     }
 
 
-def _median_ms(repeats: int, work) -> float:
+def median_ms(repeats: int, work) -> float:
+    """Median of the milliseconds that ``work()`` takes, after a first call that does not count."""
     work()
     durations = []
     for _ in range(repeats):

@@ -24,6 +24,7 @@ from gsrender_core.voxel_grid import OccupancyGrid, VoxelGrid
 from gsrender_ros.image_conversions import set_stamp
 
 OCCUPIED, CLEAR, UNKNOWN = 100, 0, -1
+_OBSTACLE, _DRIVABLE, _GROUND = (np.uint8(1 << bit) for bit in range(3))
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,23 @@ class MapBand:
 def cells_of_map(semantics: np.ndarray, grid: VoxelGrid, band: MapBand) -> np.ndarray:
     """Cells int8 [X, Y]: 100 occupied, 0 free, -1 unknown, of semantics uint8 [X, Y, Z]."""
     layers = band.layers(grid)
-    is_drivable = np.isin(np.arange(FREE + 1), [CLASS_NAMES.index(name) for name in band.drivable])
-    is_obstacle = ~is_drivable
-    is_obstacle[FREE] = False
-    is_ground = np.isin(np.arange(FREE + 1), FLAT_IDS)
-    up_to_top = semantics[:, :, : layers.stop]
+    bits = _bits_by_class(band.drivable).take(semantics[:, :, : layers.stop])
+    column = np.bitwise_or.reduce(bits, axis=2)
+    obstacle = np.bitwise_or.reduce(bits[:, :, layers.start :], axis=2) & _OBSTACLE
     cells = np.full(semantics.shape[:2], UNKNOWN, np.int8)
-    cells[is_ground[up_to_top].any(axis=2)] = OCCUPIED
-    cells[is_drivable[up_to_top].any(axis=2)] = CLEAR
-    cells[is_obstacle[semantics[:, :, layers]].any(axis=2)] = OCCUPIED
+    cells[(column & _GROUND) != 0] = OCCUPIED
+    cells[(column & _DRIVABLE) != 0] = CLEAR
+    cells[obstacle != 0] = OCCUPIED
     return cells
+
+
+def _bits_by_class(drivable: tuple[str, ...]) -> np.ndarray:
+    """What a class is to the map, uint8 [18]."""
+    bits = np.zeros(FREE + 1, np.uint8)
+    bits[:FREE] = _OBSTACLE
+    bits[[CLASS_NAMES.index(name) for name in drivable]] = _DRIVABLE
+    bits[list(FLAT_IDS)] |= _GROUND
+    return bits
 
 
 def map_from_occupancy(occupancy: OccupancyGrid, frame_id: str, band: MapBand) -> OccupancyMap:

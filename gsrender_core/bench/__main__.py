@@ -32,6 +32,7 @@ PARTS = {
     "inference": ("gsrender_core.bench.inference", "bench_inference"),
     "world": ("gsrender_core.bench.world", "bench_world"),
     "markers": ("gsrender_ros.bench_markers", "bench_markers"),
+    "outputs": ("gsrender_ros.bench_outputs", "bench_outputs"),
     "inputs": ("gsrender_ros.bench_inputs", "bench_inputs"),
 }
 
@@ -64,6 +65,7 @@ TARGETS = (
     Target("inference", WHOLE, "ms", 500.0, False, "prediction (the node's 2 Hz), ms"),
     Target("world", None, "ms", 500.0, False, "keyframe of the synthetic world, ms"),
     Target("markers", None, "ratio", 20.0, True, "30,000 marker cubes as bytes, times as fast as objects"),
+    Target("outputs", None, "total_ms", 10.0, False, "60,000 voxels to published cloud, markers and map, ms"),
     Target("inputs", None, "ahead_ms", 10.0, False, "last of six jpegs to the network's input, ms"),
     Target("inputs", None, "ratio", 2.0, True, "six jpegs scaled in decoding, times as fast as at full size"),
 )

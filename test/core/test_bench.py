@@ -33,6 +33,8 @@ def test_targets_name_what_the_parts_measure():
         "inference": {"rows": [{"case": "backbone", "ms": 900.0}, {"case": WHOLE, "ms": 300.0}]},
         "world": {"rows": [{"case": "keyframe", "ms": 400.0}]},
         "markers": {"ratio": 25.0},
+        "outputs": {"total_ms": 8.0},
+        "inputs": {"ahead_ms": 8.0, "ratio": 3.0},
     }
     assert all(target.check(measured)["reached"] for target in TARGETS)
     assert {target.part for target in TARGETS} == set(PARTS) - {"heads"}  # a comparison, not a promise
