@@ -38,7 +38,11 @@ def test_rviz_opens_on_what_the_node_publishes():
     assert displays["Occupancy markers"]["Class"] == "rviz_default_plugins/MarkerArray"
     assert displays["Occupancy markers"]["Topic"]["Value"] == "/occupancy_node/occupancy/markers"
     assert displays["Occupancy cloud"]["Topic"]["Value"] == "/occupancy_node/occupancy"
-    for name in ("Occupancy markers", "Occupancy cloud"):
+    assert displays["Occupancy map"]["Topic"]["Value"] == "/occupancy_node/occupancy/map"
+    for picture in ("semantic", "depth"):
+        assert displays[f"cam_front {picture}"]["Topic"]["Value"] == f"/occupancy_node/debug/cam_front/{picture}"
+    latched = ("Occupancy markers", "Occupancy cloud", "Occupancy map", "cam_front semantic", "cam_front depth")
+    for name in latched:
         assert displays[name]["Topic"]["Reliability Policy"] == "Reliable"
         assert displays[name]["Topic"]["Durability Policy"] == "Transient Local"
     assert (LATCHED.reliability.name, LATCHED.durability.name) == ("RELIABLE", "TRANSIENT_LOCAL")
