@@ -1,7 +1,8 @@
-"""Pause, reset, reload and another checkpoint, asked of the node's process while a bag plays."""
+"""Pause, reset, reload, another checkpoint and the self-check, asked of the node's process while a bag plays."""
 
 import time
 
+import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import OccupancyGrid as OccupancyMap
@@ -16,6 +17,7 @@ from ros_processes import (
     write_small_bag,
     write_small_checkpoint,
 )
+from sensor_msgs.msg import PointCloud2, PointField
 from std_srvs.srv import SetBool, Trigger
 
 from gsrender_ros.standins import GENUINE
@@ -35,8 +37,19 @@ class Client:
     def __init__(self, node, spin_until, process):
         self._node, self._spin_until, self._process = node, spin_until, process
         self.maps, self.status = [], {}
-        node.create_subscription(OccupancyMap, "/occupancy_node/occupancy/map", self.maps.append, LATCHED)
+        node.create_subscription(OccupancyMap, "/occupancy_node/occupancy/map", self._on_map, LATCHED)
+        self._clouds = node.create_publisher(PointCloud2, "/lidar", 10)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+
+    def _on_map(self, message):
+        """A scan of the same moment: a wall 6 m before the camera, whose frame the LiDAR shares."""
+        self.maps.append(message)
+        points = np.zeros((60, 3), np.float32)
+        points[:, 0], points[:, 2] = np.linspace(-3, 3, 60), 6.0
+        cloud = PointCloud2(height=1, width=60, point_step=12, row_step=720, data=points.tobytes())
+        cloud.header.stamp, cloud.header.frame_id = message.header.stamp, "cam_front"
+        cloud.fields = [PointField(name=n, offset=4 * i, datatype=7, count=1) for i, n in enumerate("xyz")]
+        self._clouds.publish(cloud)
 
     def _on_diagnostics(self, message):
         self.status = {status.name.partition(": ")[2]: status for status in message.status}
@@ -81,6 +94,7 @@ def test_the_node_is_paused_reset_and_given_other_networks_while_it_runs(tmp_pat
         "cameras": f"[{', '.join(CAMERAS)}]",
         "diagnostics.period_s": 0.2,
         "watchdog_s": 60.0,
+        "self_check.lidar_topic": "/lidar",
     }
     arguments = ["--ros-args", *(text for item in parameters.items() for text in ("-p", f"{item[0]}:={item[1]}"))]
     process = Process("gsrender_ros.occupancy_node", arguments, domain, tmp_path / "node.log")
@@ -94,6 +108,8 @@ def test_the_node_is_paused_reset_and_given_other_networks_while_it_runs(tmp_pat
     with listening_node(domain) as (node, spin_until):
         client = Client(node, spin_until, process)
         client.until_more_maps()
+        client.until(lambda: int(client.values("self-check").get("grids_compared", 0)) >= 1)
+        assert int(client.values("self-check")["rays"]) % 60 == 0  # the camera's pose was known: all lie in the grid
 
         response = client.call(SetBool, "pause", data=True)
         assert response.success and "paused" in response.message
@@ -130,7 +146,7 @@ def test_the_node_is_paused_reset_and_given_other_networks_while_it_runs(tmp_pat
         time.sleep(0.3)  # two more reports: the counts are at rest
         dropped = sum(int(value) for key, value in client.values().items() if key.startswith("dropped."))
         assert client.count("frames_in") == client.count("frames_out") + dropped
-        expected = {"occupancy", "cameras", "transforms", "network", "outputs"}
+        expected = {"occupancy", "cameras", "transforms", "network", "outputs", "self-check"}
         assert set(client.status) == expected
     assert process.end() == 0
     assert "Traceback" not in process.text
