@@ -1,9 +1,10 @@
 """What the node says about itself: /diagnostics, and a watchdog that explains silence.
 
 Statuses, named as diagnostic_updater names them. First ``<node>: occupancy``, values (all as text): frames_in,
-frames_out, frames_pending, paused, rate_hz, age_s (of the last output), latency_p50_ms, latency_p95_ms,
-inference_p50_ms, inference_p95_ms, dropped.<reason>, best_spread_s, images.<camera>, images_without_stamp.<camera>,
-and what is loaded (device, checkpoint, ...). Further ones are added by name; ``health`` makes those of the node.
+frames_out, frames_pending, paused, rate_hz, age_s (of the last output), p50 and p95 of latency, inference and overhead
+(latency without inference; latency_p50_ms, ...), dropped.<reason>, best_spread_s, images.<camera>,
+images_without_stamp.<camera>, and what is loaded (device, checkpoint, ...). Further ones are added by name; ``health``
+makes those of the node.
 
 Its level: OK; WARN while paused or where more than a tenth of the last frames were dropped for a reason that is no
 choice of the node's; ERROR after ``watchdog_s`` without output; STALE where for so long no image came either: then
@@ -91,7 +92,7 @@ class Diagnostics:
         }
         if self._statistics.last_output_at is not None:
             values["age_s"] = f"{time.monotonic() - self._statistics.last_output_at:.2f}"
-        for name in ("latency_p50_ms", "latency_p95_ms", "inference_p50_ms", "inference_p95_ms"):
+        for name in (f"{what}_{p}_ms" for what in ("latency", "inference", "overhead") for p in ("p50", "p95")):
             value = getattr(summary, name)
             values[name] = "" if value is None else f"{value:.2f}"
         values |= {f"dropped.{reason}": count for reason, count in sorted(summary.dropped.items())}

@@ -13,11 +13,11 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Float32
 
-from gsrender_core.classes import IGNORE, NUM_CLASSES
+from gsrender_core.classes import FREE, IGNORE, NUM_CLASSES
 from gsrender_core.data.lidar_labels import on_own_vehicle
 from gsrender_core.geometry import apply
-from gsrender_core.metrics.lidar_rays import LidarRayAgreement
-from gsrender_core.voxel_grid import OccupancyGrid
+from gsrender_core.metrics.lidar_rays import LidarRayAgreement, compare_rays
+from gsrender_core.voxel_grid import OccupancyGrid, VoxelGrid
 from gsrender_ros.clouds import CloudError, read_cloud
 from gsrender_ros.image_conversions import stamp_to_ns
 from gsrender_ros.statistics import FrameDropped
@@ -129,6 +129,10 @@ class SelfCheck:
         return {key: str(value) for key, value in values.items()}
 
     def _run(self) -> None:
+        # Compiles, where it is the first time on this machine: seconds that the first grid need not wait.
+        compare_rays(
+            np.full((1, 1, 1), FREE, np.uint8), np.zeros(3), np.full((1, 3), 0.5), VoxelGrid((0, 0, 0), 1, (1, 1, 1))
+        )
         while True:
             with self._condition:
                 while not self._stopping and not self._may_compare():

@@ -45,7 +45,10 @@ class FrameDropped(Exception):
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts since the start; latencies and rate over the last frames. Percentiles are None before any output."""
+    """Counts since the start; latencies and rate over the last frames. Percentiles are None before any output.
+
+    Overhead is what a frame's latency holds beside the network: waiting, transforms, decoding, messages.
+    """
 
     frames_in: int
     frames_out: int
@@ -55,6 +58,8 @@ class Summary:
     latency_p95_ms: float | None
     inference_p50_ms: float | None
     inference_p95_ms: float | None
+    overhead_p50_ms: float | None
+    overhead_p95_ms: float | None
 
     @property
     def pending(self) -> int:
@@ -106,7 +111,9 @@ class FrameStatistics:
             rate_hz = (len(at) - 1) / (at[-1] - at[0]) if len(at) > 1 and at[-1] > at[0] else 0.0
             latency = _percentiles_ms(self._latencies_s)
             inference = _percentiles_ms(self._inferences_s)
-            return Summary(self._frames_in, self._frames_out, dict(self._dropped), rate_hz, *latency, *inference)
+            beside = [a - b for a, b in zip(self._latencies_s, self._inferences_s, strict=True)]
+            percentiles = (*latency, *inference, *_percentiles_ms(beside))
+            return Summary(self._frames_in, self._frames_out, dict(self._dropped), rate_hz, *percentiles)
 
 
 def _percentiles_ms(durations_s) -> tuple[float | None, float | None]:

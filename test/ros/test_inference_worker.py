@@ -69,6 +69,7 @@ def test_only_the_latest_waits_and_what_it_overtakes_is_counted(bench):
     summary = bench.statistics.summary()
     assert (summary.frames_in, summary.frames_out, summary.dropped) == (6, 2, {"superseded": 4})
     assert summary.latency_p50_ms > 0 and summary.inference_p50_ms == pytest.approx(1.0)
+    assert summary.overhead_p50_ms == pytest.approx(summary.latency_p50_ms - 1.0)
 
 
 def test_a_reset_drops_the_waiting_and_the_running_item(bench):
