@@ -159,7 +159,8 @@ class LidarRayAgreement:
         self.grid = grid or VoxelGrid()
         self.counts: dict[str, int] = dict.fromkeys(_COUNTS, 0)
         self.class_counts = np.zeros((2 + len(THRESHOLDS_M), FREE + 1), np.int64)
-        self.errors_m = Histogram(-_ERROR_LIMIT_M, _ERROR_LIMIT_M, round(2 * _ERROR_LIMIT_M / _ERROR_BIN_M))
+        limit_m = _ERROR_LIMIT_M + _ERROR_BIN_M / 2  # an error of 0, the most frequent one, is the middle of a bin
+        self.errors_m = Histogram(-limit_m, limit_m, round(2 * limit_m / _ERROR_BIN_M))
 
     def update(
         self,
