@@ -22,13 +22,14 @@ from gsrender_core.geometry import transform
 from gsrender_ros.calibration import CameraCalibration, RigCalibration
 from gsrender_ros.camera_sync import CameraSync
 from gsrender_ros.camera_topics import CameraTopics
+from gsrender_ros.diagnostics import Diagnostics
 from gsrender_ros.frame_assembly import FrameAssembler
 from gsrender_ros.image_conversions import set_stamp
 from gsrender_ros.layouts import camera_names, effective
 from gsrender_ros.parameters import Settings
 from gsrender_ros.pose_source import PoseSource
 from gsrender_ros.standins import GENUINE, TFMessage
-from gsrender_ros.statistics import FrameStatistics
+from gsrender_ros.statistics import FrameDropped, FrameStatistics
 from gsrender_ros.tf_lookup import message_from_matrix
 
 CAMERAS = ("cam_front", "cam_back")
@@ -118,7 +119,12 @@ class Inputs:
         while not condition():
             assert time.monotonic() < end, f"timed out; last drop {self.sync._statistics.last_drop}"
             between()
-            self.executor.spin_once(timeout_sec=0.02)
+            self.receive()
+
+    def receive(self) -> None:
+        """Take what has come; one callback a message sent would let the queues overflow."""
+        for _ in range(20):
+            self.executor.spin_once(timeout_sec=0.002)
 
     def frame(self, image_set):
         """As the worker's thread makes it, while this one spins."""
@@ -290,6 +296,101 @@ def test_the_transport_that_is_published_is_found_and_a_change_is_followed(input
     rig.spin_until(lambda: isinstance(rig.sets[-1].messages[0], CompressedImage), play)
     found = rig.sets[-1]
     rig.spin_until(lambda: rig.poses.buffer.can_transform("odom", "base_link", _time(found.stamp_ns)), play)
+    assert_frame(rig.frame(found), found.stamp_ns)
+
+
+@pytest.mark.parametrize("later_ns", [10**17, -(10**17)], ids=["later", "earlier"])
+def test_another_recording_with_other_sizes_and_encodings_follows(inputs, later_ns):
+    """The second recording's first or second frame is right: nothing of the first one is left."""
+    rig = inputs(calibration=calibration(mounted=True, intrinsics=False), pose_source="odometry")
+    jumps = []
+    rig.sync.on_jump = lambda before, after: (jumps.append(after), rig.poses.clear())
+    recording = {"start": START_NS, "size": SIZE, "encoding": "bgr8", "step": 0}
+
+    def play():
+        recording["step"] += 1
+        at_ns = recording["start"] + 100_000_000 * recording["step"]
+        width, height = recording["size"]
+        rig.vehicle.odometry("/odom", at_ns, "odom", "base_link")
+        for camera in CAMERAS:
+            matrix = np.diag([width / SIZE[0], height / SIZE[1], 1.0]) @ K
+            info = CameraInfo(width=width, height=height, k=matrix.reshape(-1))
+            rig.vehicle._stamped(f"/{camera}/camera_info", info, at_ns, camera, RELIABLE)
+            color = COLORS[camera] if recording["encoding"] == "rgb8" else COLORS[camera][::-1]
+            message = Image(width=width, height=height, encoding=recording["encoding"], step=3 * width)
+            message.data = array.array("B", np.full((height, width, 3), color, np.uint8).tobytes())
+            rig.vehicle._stamped(f"/{camera}/image_raw", message, at_ns, camera, RELIABLE)
+        rig.receive()
+        return at_ns
+
+    def newest():
+        cameras = list(zip(rig.sets[-1].frames, rig.sets[-1].stamps_ns, strict=True))
+        rig_pose = rig.poses.lookup.rig_pose(rig.sets[-1].stamp_ns, cameras)
+        return rig.assemble(rig.sets[-1], rig.topics.intrinsics(rig.sets[-1].channels), rig_pose)
+
+    rig.poses.lookup._wait_s = 0.0
+
+    def settled(stamp_ns):
+        """Whether the last that was sent has been received."""
+        sizes = [known and known.size for known in map(rig.topics.known_intrinsics, range(2))]
+        return (
+            rig.sets
+            and rig.sets[-1].stamp_ns == stamp_ns
+            and sizes == [recording["size"]] * 2
+            and rig.poses.buffer.can_transform(rig.poses.lookup.fixed_frame, "base_link", _time(stamp_ns))
+        )
+
+    sent = [0]
+    rig.spin_until(lambda: len(rig.sets) >= 2, lambda: sent.append(play()))
+    rig.spin_until(lambda: settled(sent[-1]))
+    before = newest()
+    recording |= {"start": START_NS + later_ns, "size": (192, 128), "encoding": "rgb8", "step": 0}
+    play()
+    second_ns = play()
+    rig.spin_until(lambda: settled(second_ns))
+    after = newest()
+    assert after.stamp_ns == second_ns
+    assert bool(jumps) == (later_ns < 0)
+    for index, camera in enumerate(CAMERAS):
+        assert np.abs(after.images[index].astype(int) - np.array(COLORS[camera])[:, None, None]).max() <= 4
+        np.testing.assert_allclose(after.T_ego_cam[index], MOUNTINGS[camera], atol=1e-6)
+    np.testing.assert_allclose(after.T_global_ego, ego(after.stamp_ns), atol=1e-3)
+    np.testing.assert_allclose(after.Ks, before.Ks)
+
+
+@needs_tf
+def test_a_garbage_image_costs_its_frame_only_and_wrong_topics_are_explained(inputs):
+    rig = inputs(calibration=calibration(mounted=True, intrinsics=True), pose_source="odometry", image_transport="raw")
+    wrong = rig.vehicle.node.create_publisher(CompressedImage, "/cam_back/image_raw", RELIABLE)
+    explain = Diagnostics(rig.node, rig.settings, (FrameStatistics(), rig.sync, rig.topics), dict)
+    rig.spin_until(lambda: "of type sensor_msgs/msg/CompressedImage instead" in "; ".join(explain.explanations()))
+    assert rig.topics.cameras[1].transport == "raw"  # it was asked for: nothing else is taken
+    rig.vehicle.node.destroy_publisher(wrong)
+    step = [0]
+
+    def play(garbage: bool = False):
+        step[0] += 1
+        at_ns = START_NS + 100_000_000 * step[0]
+        rig.vehicle.odometry("/odom", at_ns, "odom", "base_link")
+        rig.vehicle.raw("/cam_front/image_raw", "cam_front", at_ns, "cam_front")
+        if garbage:
+            rig.vehicle._stamped("/cam_back/image_raw", Image(encoding="noise"), at_ns, "cam_back", RELIABLE)
+        else:
+            rig.vehicle.raw("/cam_back/image_raw", "cam_back", at_ns, "cam_back")
+
+    def until_received():
+        at_ns = START_NS + 100_000_000 * step[0]
+        rig.spin_until(lambda: rig.sets[-1].stamp_ns == at_ns)
+        rig.spin_until(lambda: rig.poses.buffer.can_transform("odom", "base_link", _time(at_ns)))
+        return rig.sets[-1]
+
+    rig.spin_until(lambda: len(rig.sets) >= 2, play)
+    until_received()
+    play(garbage=True)
+    with pytest.raises(FrameDropped, match="image of cam_back is not readable: .*noise"):
+        rig.frame(until_received())
+    play()
+    found = until_received()
     assert_frame(rig.frame(found), found.stamp_ns)
 
 
