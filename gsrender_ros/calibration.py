@@ -18,6 +18,7 @@ One YAML document::
         rotation_xyzw: [x, y, z, w]  # camera axes: x right, y down, z forward
 """
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +107,18 @@ def read_calibration(path: str | Path) -> RigCalibration:
             reason = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"calibration file {path}, camera '{name}': {reason}") from error
     return RigCalibration(str(document.get("ego_frame", "base_link")), cameras)
+
+
+def unused_cameras(rig: RigCalibration, cameras: tuple[str, ...]) -> list[str]:
+    """One line for every camera of a file that is none of ``cameras``: mostly a name spelt differently."""
+    lines = []
+    for name in rig.cameras:
+        if name not in cameras:
+            same = [camera for camera in cameras if camera.lower() == name.lower()]
+            near = same or difflib.get_close_matches(name, cameras, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"cameras: {', '.join(cameras)}"
+            lines.append(f"calibration_file holds a camera '{name}' that is not used; {hint}")
+    return lines
 
 
 def _camera(name: str, entry: dict) -> CameraCalibration:

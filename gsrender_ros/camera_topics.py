@@ -79,12 +79,20 @@ class CameraTopics:
             if camera.camera not in self._calibration and camera.camera not in self._camera_info
         ]
         if missing:
-            waiting = [f"{c.camera} ({c.camera_info_topic or 'this layout has no topic'})" for c in missing]
+            waiting = [f"{c.camera} ({self._where_info_is(c)})" for c in missing]
             raise FrameDropped(
                 "no_camera_info",
                 f"no CameraInfo yet of {', '.join(waiting)}: publish it, or give intrinsics in calibration_file",
             )
         return [self._intrinsics_of(camera.camera) for camera in cameras]
+
+    def _where_info_is(self, camera: CameraNames) -> str:
+        if not camera.camera_info_topic:
+            return "this layout has no topic"
+        infos = self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(camera.camera_info_topic))
+        others = sorted({info.topic_type for info in infos} - {"sensor_msgs/msg/CameraInfo"})
+        count = f"{len(infos)} publisher{'' if len(infos) == 1 else 's'}"
+        return f"{camera.camera_info_topic}, {count}{', of type ' + ', '.join(others) if others else ''}"
 
     def known_intrinsics(self, index: int) -> Intrinsics | None:
         """Intrinsics of one camera, None where they are missing or unusable (``intrinsics`` says why)."""

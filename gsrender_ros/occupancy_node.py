@@ -16,7 +16,7 @@ from rclpy.exceptions import NameValidationException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
-from gsrender_ros.calibration import read_calibration
+from gsrender_ros.calibration import read_calibration, unused_cameras
 from gsrender_ros.camera_sync import CameraSync, ImageSet, watch_clock
 from gsrender_ros.camera_topics import CameraTopics
 from gsrender_ros.diagnostics import Diagnostics
@@ -58,6 +58,8 @@ class OccupancyNode(Node):
         self.get_logger().info(f"parameters: {dataclasses.asdict(self.settings)}")
         self.get_logger().info(f"genuine packages: {', '.join(k for k, v in GENUINE.items() if v) or 'none'}")
         calibration = read_calibration(self.settings.calibration_file) if self.settings.calibration_file else None
+        for line in unused_cameras(calibration, self.settings.cameras) if calibration else ():
+            self.get_logger().warning(line)
         self.statistics = FrameStatistics()
         self.worker = InferenceWorker(self._process, self.statistics, self.get_logger())
         self.host = PredictorHost(self.settings.device, len(self.settings.cameras), self.get_logger())

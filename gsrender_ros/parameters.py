@@ -218,6 +218,11 @@ class Settings:
             )
         for spec in dataclasses.fields(self):
             check(spec.metadata["name"], getattr(self, spec.name), spec.metadata["limits"])
+        if self.sync_camera_timeout_s <= self.sync_slop_s:
+            raise ValueError(
+                f"sync.camera_timeout_s is {self.sync_camera_timeout_s:g}, not above sync.slop_s, "
+                f"{self.sync_slop_s:g}: cameras would be missing within a set; raise it above their period"
+            )
         if self.tf_wait_s > self.tf_cache_s:
             raise ValueError(
                 f"tf.wait_s is {self.tf_wait_s:g}, longer than tf.cache_s, {self.tf_cache_s:g}: transforms would be "

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from gsrender_core.geometry import transform
-from gsrender_ros.calibration import CameraCalibration, RigCalibration, read_calibration, write_calibration
+from gsrender_ros.calibration import (
+    CameraCalibration,
+    RigCalibration,
+    read_calibration,
+    unused_cameras,
+    write_calibration,
+)
 from gsrender_ros.lens import Distortion
 
 FISHEYE = Distortion("equidistant", (0.1, 0.01, 0.0, 0.0))
@@ -70,3 +76,11 @@ def test_wrong_files_are_named_with_camera_and_key(tmp_path, text, message):
     assert str(path) in str(error.value)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_calibration(tmp_path / "none.yaml")
+
+
+def test_cameras_that_nobody_asks_for_are_told():
+    cameras = {name: CameraCalibration(name, name, 8, 8, K) for name in ("cam_front", "CAM_BACK", "thermal")}
+    assert unused_cameras(RigCalibration("base_link", cameras), ("cam_front", "cam_back")) == [
+        "calibration_file holds a camera 'CAM_BACK' that is not used; did you mean 'cam_back'?",
+        "calibration_file holds a camera 'thermal' that is not used; cameras: cam_front, cam_back",
+    ]

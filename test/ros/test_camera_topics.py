@@ -92,7 +92,7 @@ def test_a_best_effort_publisher_is_heard_in_auto_and_explained_otherwise(bench)
 
 def test_camera_info_is_cached_apart_and_missing_ones_are_named(bench):
     live = bench()
-    text = r"no CameraInfo yet of cam_front \(cam_front/camera_info\), cam_back"
+    text = r"no CameraInfo yet of cam_front \(cam_front/camera_info, 0 publishers\), cam_back"
     with pytest.raises(FrameDropped, match=text) as dropped:
         live.topics.intrinsics()
     assert dropped.value.reason == "no_camera_info"

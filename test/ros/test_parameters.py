@@ -88,6 +88,10 @@ def test_an_unknown_name_is_reported_with_the_nearest_known(context):
         ({"cameras": ["cam_front", "cam_front"]}, "cameras must name each camera once"),
         ({"cameras": None}, "cameras must name each camera once, and at least one, got \\[\\]"),
         ({"tf__wait_s": 3.0, "tf__cache_s": 2.0}, "tf.wait_s is 3, longer than tf.cache_s, 2: .*raise tf.cache_s"),
+        (
+            {"sync__slop_s": 0.5, "sync__camera_timeout_s": 0.5},
+            "sync.camera_timeout_s is 0.5, not above sync.slop_s, 0.5: .*raise it",
+        ),
         ({"reference_camera": "cam_top"}, "reference_camera 'cam_top' is not among cameras"),
         ({"topics__image": "camera/image"}, "topics.image 'camera/image' lacks {camera}: 6 cameras would share it"),
     ],
