@@ -256,6 +256,7 @@ class TrainerNode(Node):
         self.player.want(False)
         self.frames.stop()
         self.training.stop(number)
+        self.outputs.close()
         self.diagnostics.publish()
         self.destroy_node()
 
