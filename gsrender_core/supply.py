@@ -203,4 +203,4 @@ class ReplaySupply:
 
     def resume_hint(self, out: Path) -> str:
         """What to start."""
-        return f"go on with: trainer_node with out:={out} and resume:=true, and play the bag again"
+        return f"go on with: trainer_node, training.out:={out} training.resume:=true, and play the bag again"

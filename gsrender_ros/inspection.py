@@ -68,7 +68,7 @@ def inspect(path: str | Path, params_file: str = "", config: BagConfig | None = 
     except (ValueError, FileNotFoundError) as error:
         problems.append({"stops": "both", "text": str(error)})
         return report | {"cameras": [], "lidars": [], "problems": problems}
-    report["parameters"] = _changed(given)
+    report["parameters"] = changed_parameters(given)
     report["cameras"] = [_camera(index, settings, i, topic) for i, topic in enumerate(topics)]
     report["spread_s"] = _spread(topics, settings)
     lidars = [t if t.startswith("/") else f"/{t}" for t in config.lidar_topics] or list(guess_lidars(index))
@@ -274,7 +274,8 @@ def _training(index: BagIndex, config: BagConfig, settings: Settings, report: di
     ]
 
 
-def _changed(settings: Settings) -> dict:
+def changed_parameters(settings: Settings) -> dict:
+    """The parameters whose values are not the defaults, by dotted name."""
     return {
         spec.metadata["name"]: getattr(settings, spec.name)
         for spec in specifications()

@@ -158,7 +158,7 @@ class LiveFrames:
             raise FrameDropped("between", "a frame was taken less than bag.keyframe_interval_s ago")
         if not self.may_put():
             raise FrameDropped("behind", "the training is behind the replay, or has taken its last frame")
-        intrinsics = self.inputs.topics.intrinsics(image_set.channels)
+        intrinsics = self._when_known(lambda: self.inputs.topics.intrinsics(image_set.channels))
         messages, sweep_ns = self._near(self.inputs.sweeps, stamp_ns, self.config.lidar_slop_s, "no_lidar")
         clouds = [self._cloud(message) for message in messages]
         ego, fixed = (f.lstrip("/") for f in (self.inputs.poses.lookup.ego_frame, self.inputs.poses.lookup.fixed_frame))
@@ -257,12 +257,13 @@ class LiveFrames:
         return [message for _, message in found], found[0][0]
 
     def _when_known(self, look_up):
-        """What ``look_up`` returns, as soon as all its transforms have come."""
+        """What ``look_up`` returns, as soon as all transforms and intrinsics that it needs have come."""
         deadline = time.monotonic() + self.inputs.wait_s
         while True:
             try:
                 return look_up()
             except FrameDropped as dropped:
-                if dropped.reason != "no_tf" or self._stopping or time.monotonic() >= deadline:
+                may_come = dropped.reason in ("no_tf", "no_camera_info")
+                if not may_come or self._stopping or time.monotonic() >= deadline:
                     raise
             time.sleep(POLL_S)

@@ -1,6 +1,6 @@
 """What ``trainer_node`` takes beside the parameters of ``occupancy_node`` for its inputs and outputs.
 
-``python -m gsrender_ros.training_parameters`` prints the table of docs/training_from_bags.md; ``--yaml`` prints
+``python -m gsrender_ros.training_parameters`` prints the table of docs/live_training.md; ``--yaml`` prints
 config/training.yaml.
 """
 

@@ -104,7 +104,7 @@ def test_files_that_are_no_modules_are_package_data(declared):
 
 def test_console_scripts_name_callables(declared):
     scripts = dict(line.split(" = ") for line in declared["entry_points"]["console_scripts"])
-    assert set(scripts) == {"gsrender", "occupancy_node", "replay_player", "recorder"}
+    assert set(scripts) == {"gsrender", "occupancy_node", "trainer_node", "replay_player", "recorder"}
     for script, target in scripts.items():
         module, function = target.split(":")
         if module.startswith("gsrender_ros"):

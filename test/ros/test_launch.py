@@ -168,3 +168,51 @@ def test_rviz_looks_into_the_namespace(launch_module):
     assert remaps["/occupancy_node/occupancy"] == "/car/occupancy_node/occupancy"
     assert all(moved == "/car" + topic for topic, moved in remaps.items()) and len(remaps) > 5
     assert not launch_module._show(_context(launch_module))
+
+
+TRAINING_ARGUMENTS = {
+    "bag",
+    "out",
+    "config",
+    "params_file",
+    "init",
+    "resume",
+    "device",
+    "bag_args",
+    "namespace",
+    "use_sim_time",
+    "rviz",
+    "rviz_config",
+    "log_level",
+}
+
+
+@pytest.fixture
+def training_launch_module():
+    pytest.importorskip("launch_ros.actions", reason="launch and launch_ros are not installed")
+    path = ROOT / "launch" / "replay_training.launch.py"
+    spec = importlib.util.spec_from_file_location("replay_training_launch", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_training_from_a_replay_can_be_launched(training_launch_module):
+    from launch import LaunchContext
+
+    declared = {a.name: a for a in training_launch_module.generate_launch_description().get_launch_arguments()}
+    assert set(declared) == TRAINING_ARGUMENTS
+    assert all("." in argument.description for argument in declared.values())
+    context = LaunchContext()
+    context.launch_configurations.update({"bag": "/a bag", "out": "/a run"})
+    for argument in declared.values():
+        argument.execute(context)
+    node, _ = training_launch_module._start_node(context)
+    assert node.node_executable in ("trainer_node", sys.executable)
+    assert training_launch_module._show(context) == []
+    context.launch_configurations["rviz"] = "true"
+    (rviz,) = training_launch_module._show(context)
+    assert rviz.node_executable == "rviz2"
+    context.launch_configurations["config"] = "/none.yaml"
+    with pytest.raises(FileNotFoundError, match="config:=/none.yaml does not exist"):
+        training_launch_module._start_node(context)
