@@ -9,7 +9,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ROS_MODULES = {
     "rclpy", "tf2_ros", "tf2_msgs", "message_filters", "cv_bridge", "tf_transformations", "launch", "launch_ros",
     "ament_index_python", "builtin_interfaces", "diagnostic_msgs", "diagnostic_updater", "geometry_msgs", "nav_msgs",
-    "rcl_interfaces", "rosbag2_interfaces", "rosgraph_msgs", "sensor_msgs", "std_msgs", "std_srvs", "visualization_msgs", "rosbags",
+    "rcl_interfaces", "rosbag2_interfaces", "rosgraph_msgs", "sensor_msgs", "std_msgs", "std_srvs",
+    "visualization_msgs", "rosbags",
 }  # fmt: skip
 # gsrender_core from the ground up: a module imports from its own layer and those below. A name covers its submodules.
 LAYERS = (

@@ -136,7 +136,8 @@ def test_a_stopped_replay_run_goes_on_where_it_was_with_another_replay(tmp_path)
         supply.dataset.put(frame)
     trainer = Trainer(config, supply, tmp_path / "run", "cpu")
     trainer.on_step = lambda: trainer.step == 3 and trainer.request_stop(signal.SIGINT)
-    with pytest.raises(Stopped, match=r"stopped by SIGINT after step 4 of at most 50, .*training.resume:=true") as stopped:
+    text = r"stopped by SIGINT after step 4 of at most 50, .*training.resume:=true"
+    with pytest.raises(Stopped, match=text) as stopped:
         trainer.run()
     assert stopped.value.signal_number == signal.SIGINT
     again = replay(config, finish_steps=2)
