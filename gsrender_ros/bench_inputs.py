@@ -21,15 +21,16 @@ STAMP_NS = 1_532_402_927_612_460_000
 LENS = Distortion("plumb_bob", (-0.2, 0.05, 0.0, 0.0, 0.0))
 
 
-def street_like_jpeg(seed: int) -> CompressedImage:
+def street_like_jpeg(seed: int, size: tuple[int, int] = SIZE) -> CompressedImage:
     """A jpeg of about the bytes of nuScenes' (131 to 142 kB in one keyframe): shades, edges, and noise in a half."""
     rng = np.random.default_rng(seed)
-    image = cv2.resize(rng.integers(0, 256, (18, 32, 3), dtype=np.uint8), SIZE, interpolation=cv2.INTER_CUBIC)
+    image = cv2.resize(rng.integers(0, 256, (18, 32, 3), dtype=np.uint8), size, interpolation=cv2.INTER_CUBIC)
     for _ in range(50):
-        x, y = (int(v) for v in rng.integers(0, SIZE))
+        x, y = (int(v) for v in rng.integers(0, size))
         cv2.rectangle(image, (x, y), (x + 60, y + 40), tuple(int(v) for v in rng.integers(0, 256, 3)), -1)
-    noise = rng.normal(0, 1.5, (450, 1600, 1)).repeat(3, axis=2)
-    image[450:] = np.clip(image[450:] + noise, 0, 255).astype(np.uint8)
+    lower = image[size[1] // 2 :]
+    noise = rng.normal(0, 1.5, (*lower.shape[:2], 1)).repeat(3, axis=2)
+    lower[:] = np.clip(lower + noise, 0, 255).astype(np.uint8)
     return CompressedImage(
         format="jpeg", data=array.array("B", simplejpeg.encode_jpeg(image, 80, colorsubsampling="420"))
     )
