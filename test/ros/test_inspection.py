@@ -71,11 +71,11 @@ def test_gaps_backward_time_unknown_frames_and_spread_are_named(tmp_path):
         if row[0] == "/lidar_top":
             row[3].header.frame_id = "velodyne"
     assert named(problems(strange, tmp_path / "frame"), "training", "'velodyne' is not on TF")
-    spread = record(6)
-    for row in spread.rows:
-        if row[0].startswith("/cam_back"):
-            row[3].header.stamp.nanosec += 50_000_000
-    assert named(problems(spread, tmp_path / "spread"), "both", "beyond sync.slop_s")
+    (tmp_path / "rig.yaml").write_text(
+        "/**:\n  ros__parameters:\n    cameras: [cam_front, cam_back]\n    sync: {slop_s: 0.015}\n"
+    )
+    report = inspect(write(record(6), tmp_path / "spread"), str(tmp_path / "rig.yaml"))
+    assert named([(p["stops"], p["text"]) for p in report["problems"]], "both", "beyond sync.slop_s 0.015")
 
 
 def test_another_vehicles_frames_and_topics_are_guessed(tmp_path):
