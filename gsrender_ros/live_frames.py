@@ -4,7 +4,7 @@ import dataclasses
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from gsrender_ros.frame_assembly import ImageSet
 from gsrender_ros.image_conversions import decode_label_image
 from gsrender_ros.keyframes import KeyframeRule
 from gsrender_ros.point_labels import PointLabels, supervision_of
-from gsrender_ros.stamped_messages import StampedMessages
 from gsrender_ros.statistics import FrameDropped, FrameStatistics
 from gsrender_ros.sweeps import Reference
 from gsrender_ros.training_frame import Moment, TrainingFrameMaker
@@ -34,15 +33,13 @@ class LiveInputs:
     Attributes:
         topics: ``CameraTopics``, for intrinsics.
         poses: ``PoseSource``.
-        sweeps: one a LiDAR.
-        label_images: one a camera; empty where classes do not come from images.
+        streams: ``TrainingTopics``, or what has its ``sweeps`` and ``label_images``.
         wait_s: longest wait for transforms and sweeps, in wall time.
     """
 
     topics: object
     poses: object
-    sweeps: Sequence[StampedMessages]
-    label_images: Sequence[StampedMessages]
+    streams: object
     wait_s: float
 
 
@@ -112,7 +109,7 @@ class LiveFrames:
             waiting = len(self._sets)
             self._sets.clear()
         self.statistics.dropped("reset", "time jumped back", count=waiting)
-        for stream in (*self.inputs.sweeps, *self.inputs.label_images):
+        for stream in (*self.inputs.streams.sweeps, *self.inputs.streams.label_images):
             stream.clear()
 
     def stop(self) -> None:
@@ -159,7 +156,7 @@ class LiveFrames:
         if not self.may_put():
             raise FrameDropped("behind", "the training is behind the replay, or has taken its last frame")
         intrinsics = self._when_known(lambda: self.inputs.topics.intrinsics(image_set.channels))
-        messages, sweep_ns = self._near(self.inputs.sweeps, stamp_ns, self.config.lidar_slop_s, "no_lidar")
+        messages, sweep_ns = self._near(self.inputs.streams.sweeps, stamp_ns, self.config.lidar_slop_s, "no_lidar")
         clouds = [self._cloud(message) for message in messages]
         ego, fixed = (f.lstrip("/") for f in (self.inputs.poses.lookup.ego_frame, self.inputs.poses.lookup.fixed_frame))
         at_ns = stamp_ns if self.config.reference == "camera" else sweep_ns
@@ -229,7 +226,7 @@ class LiveFrames:
 
     def _label_images(self, image_set: ImageSet) -> list[np.ndarray]:
         images = []
-        for stream, stamp_ns in zip(self.inputs.label_images, image_set.stamps_ns, strict=True):
+        for stream, stamp_ns in zip(self.inputs.streams.label_images, image_set.stamps_ns, strict=True):
             (message,), _ = self._near([stream], stamp_ns, self.config.semantic_slop_s, "no_labels")
             images.append(decode_label_image(message))
         return images

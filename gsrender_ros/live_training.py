@@ -14,7 +14,6 @@ from gsrender_core.checkpoint import default_checkpoint, load_checkpoint
 from gsrender_core.config import TrainConfig
 from gsrender_core.data.frame import Frame, previous_frames
 from gsrender_core.data.replay_buffer import ReplayBuffer
-from gsrender_core.distributed import Group
 from gsrender_core.lidar_validation import sweep_tau_on_returns
 from gsrender_core.metrics.miou import without_nan
 from gsrender_core.predictor import Predictor
@@ -27,6 +26,7 @@ from gsrender_ros.training_parameters import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
+FULL_SHARE = 0.5  # of the room for frames that wait; frames are under way while a player is being paused
 STOP_S = 120.0  # a validation that is under way may take so long
 
 
@@ -70,9 +70,11 @@ class LiveTraining:
         self._thread.start()
 
     def is_behind(self, frames: int) -> bool:
-        """Whether more than ``ahead`` of so many frames have not had their steps yet."""
+        """Whether more than ``ahead`` of so many frames have not had their steps yet, or hardly more can wait."""
         per_frame = self.settings.steps_per_frame
-        return per_frame > 0 and frames - self.steps / per_frame > self.settings.ahead
+        if per_frame == 0:
+            return False
+        return frames - self.steps / per_frame > self.settings.ahead or self.buffer.waiting_share > FULL_SHARE
 
     @property
     def takes_frames(self) -> bool:
@@ -100,16 +102,13 @@ class LiveTraining:
 
     def _run(self) -> None:
         try:
-            # Of this process alone, whatever torchrun's variables say.
-            self.trainer = Trainer(
-                self.config, self.supply, Path(self.settings.out), self._device, group=Group(self._device)
-            )
+            self.trainer = Trainer(self.config, self.supply, Path(self.settings.out), self._device)
             if self.settings.init:
                 name = self.settings.init
                 self.trainer.start_from(default_checkpoint() if name == "default" else name)
             if self._asked is not None:
                 self.trainer.request_stop(self._asked)
-            self.trainer.on_row, self.trainer.on_step = self._on_row, self._on_step
+            self.trainer.on_row, self.trainer.on_step = self.on_row, self._on_step
             if self.state == "starting":
                 self.state = "training"
             best = self.trainer.run(self.settings.resume)
@@ -124,9 +123,6 @@ class LiveTraining:
             self.failure = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
             logger.error("training failed: %s", self.failure)
             self.state = "failed"
-
-    def _on_row(self, row: dict) -> None:
-        self.on_row(row)
 
     def _on_step(self) -> None:
         self.steps += 1

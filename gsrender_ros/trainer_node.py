@@ -18,21 +18,17 @@ from rclpy.clock_type import ClockType
 from rclpy.exceptions import NameValidationException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import Float32, String
 
 from gsrender_core.config import TrainConfig, load_train_config
 from gsrender_core.data.lidar_labels import LabelOptions
 from gsrender_core.data.replay_buffer import BufferLimits, ReplayBuffer
-from gsrender_ros.bag_rig import likely_lidars
 from gsrender_ros.calibration import read_calibration
 from gsrender_ros.camera_sync import CameraSync, watch_clock
 from gsrender_ros.camera_topics import CameraTopics
 from gsrender_ros.diagnostics import ERROR, OK, Diagnostics
 from gsrender_ros.environment import prepare_environment
 from gsrender_ros.health import CameraHealth, TransformHealth, output_health, resident_memory_mb
-from gsrender_ros.image_conversions import set_stamp, stamp_to_ns
 from gsrender_ros.layouts import camera_names, effective
 from gsrender_ros.live_frames import LiveFrames, LiveInputs
 from gsrender_ros.live_training import LiveTraining
@@ -42,15 +38,14 @@ from gsrender_ros.player_control import PlayerControl
 from gsrender_ros.pose_source import PoseSource
 from gsrender_ros.prediction import Prediction
 from gsrender_ros.ros_arguments import explain_name, start_rclpy
-from gsrender_ros.stamped_messages import StampedMessages
 from gsrender_ros.statistics import FrameStatistics
 from gsrender_ros.training_parameters import NOT_FOR_TRAINING, TrainingSettings
+from gsrender_ros.training_topics import TrainingTopics
 
 PACE_S, LOOK_FOR_LIDARS_S = 0.1, 0.5
 # After the clock jumped back, the images' own jump follows at once and must not clear the new transforms.
 JUMP_SETTLES_S = 2.0
-# Reliable and deep: a replay's messages are to be learnt from, all of them.
-CLOUD_QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE)
+RELEASE_S = 2.0  # how long a paused player is asked to go on, at the end
 
 
 class TrainerNode(Node):
@@ -71,22 +66,26 @@ class TrainerNode(Node):
         self.get_logger().info(f"parameters: {dataclasses.asdict(settings) | dataclasses.asdict(training)}")
         calibration = read_calibration(settings.calibration_file) if settings.calibration_file else None
         self.statistics = FrameStatistics()
-        limits = BufferLimits(round(training.memory_gb * 1e9), training.stretch, training.hold_out_every, config.seed)
+        limits = BufferLimits(
+            round(training.memory_gb * 1e9),
+            training.stretch,
+            training.hold_out_every,
+            config.seed,
+            config.bag.keyframe_interval_s if config.bag.keyframe_distance_m == 0 else 0.0,
+        )
         self.buffer = ReplayBuffer(limits)
         self.training = LiveTraining(config, training, self.buffer, settings.device)
-        self.bag = config.bag
 
         self.poses = PoseSource(self, settings, calibration)
         cameras = camera_names(settings, calibration)
         self.sync = CameraSync(cameras, settings, self.statistics, self.get_clock())
         self.topics = CameraTopics(self, cameras, settings, self._on_image, calibration)
-        self.sweeps: list[StampedMessages] = []
-        label_images = self._create_label_images()
+        self.streams = TrainingTopics(self, settings, config.bag)
         self.frames = LiveFrames(
             config.bag,
             config.model.image_size,
             LabelOptions(config.renderocc_labels, config.drop_occluded),
-            LiveInputs(self.topics, self.poses, self.sweeps, label_images, settings.tf_wait_s),
+            LiveInputs(self.topics, self.poses, self.streams, settings.tf_wait_s),
             self.buffer,
             self.statistics,
         )
@@ -96,7 +95,6 @@ class TrainerNode(Node):
         self.sync.on_jump = self._on_stamp_jump
         self._cleared_at = 0.0
         self._clock_watch = watch_clock(self.get_clock(), self._on_clock_jump)
-        self._create_lidars(self.bag.lidar_topics)
 
         self.player = PlayerControl(self, training.players)
         self.outputs = OccupancyOutputs(self, settings)
@@ -107,7 +105,7 @@ class TrainerNode(Node):
         self._image_at: float | None = None
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time stands still while the player pauses
         self.create_timer(PACE_S, self._pace, clock=self._steady)
-        self.create_timer(LOOK_FOR_LIDARS_S, self._look_for_lidars, clock=self._steady)
+        self.create_timer(LOOK_FOR_LIDARS_S, self.streams.look_for_lidars, clock=self._steady)
         self.training.on_row, self.training.on_grid = self._on_row, self._on_grid
         self.training.wants_grid = lambda: self.outputs.listened_to
         self.training.facts = self._facts
@@ -125,40 +123,6 @@ class TrainerNode(Node):
         tasks["training"] = self._training_health
 
     # -- what comes in ------------------------------------------------------------------------------------------------
-
-    def _create_label_images(self) -> list[StampedMessages]:
-        topic = self.bag.semantic_topic
-        kind = CompressedImage if topic.endswith("compressed") else Image
-        names = [topic.replace("{camera}", camera) for camera in self.settings.cameras] if topic else []
-        return [self._create_stream(kind, name) for name in names]
-
-    def _create_lidars(self, topics: tuple[str, ...]) -> None:
-        self.sweeps += [self._create_stream(PointCloud2, topic, self.bag.lidar_time_offset_s) for topic in topics]
-
-    def _create_stream(self, kind: type, topic: str, offset_s: float = 0.0) -> StampedMessages:
-        stream, offset_ns = StampedMessages(topic), round(offset_s * 1e9)
-
-        def take(message) -> None:
-            source, stamp_ns = self.settings.stamp_source, stamp_to_ns(message.header.stamp)
-            if source == "receive" or (source == "auto" and stamp_ns == 0):
-                stamp_ns = self.get_clock().now().nanoseconds
-                set_stamp(message.header.stamp, stamp_ns)
-            stream.add(stamp_ns + offset_ns, message)
-
-        self.create_subscription(kind, topic, take, CLOUD_QOS)
-        return stream
-
-    def _look_for_lidars(self) -> None:
-        """Where the configuration names no LiDAR: those among the topics that look like one."""
-        if self.sweeps:
-            return
-        kind = "sensor_msgs/msg/PointCloud2"
-        own = self.resolve_topic_name("~/occupancy")
-        clouds = [name for name, kinds in self.get_topic_names_and_types() if kind in kinds and name != own]
-        found = likely_lidars(clouds)
-        if found:
-            self._create_lidars(found)
-            self.get_logger().info(f"LiDAR: {', '.join(found)} (bag.lidar_topics names none)")
 
     def _on_image(self, index: int, message) -> None:
         self._image_at = time.monotonic()
@@ -253,7 +217,10 @@ class TrainerNode(Node):
 
     def close(self, number: int = signal.SIGTERM) -> None:
         """Let the player go on, end the training with a checkpoint, say a last time what became of the frames."""
-        self.player.want(False)
+        deadline = time.monotonic() + RELEASE_S
+        while self.player.held and self.executor is not None and time.monotonic() < deadline:
+            self.player.want(False)
+            self.executor.spin_once(timeout_sec=0.05)
         self.frames.stop()
         self.training.stop(number)
         self.outputs.close()

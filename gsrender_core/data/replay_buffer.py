@@ -13,6 +13,7 @@ from gsrender_core.data.frame import Frame, require_labels
 logger = logging.getLogger(__name__)
 
 FEW_FRAMES = 16  # a buffer that holds no more than this hardly shows a drive
+RECENT_STEPS = 100  # of which the usual distance in time is the median
 WAITING_PART = 8  # one part in so many of the memory is for frames that wait
 
 
@@ -25,12 +26,15 @@ class BufferLimits:
         stretch: consecutive frames that are kept or forgotten together.
         hold_out_every: each so many stretches one is held out of training; 0: none.
         seed: decides which stretches are forgotten.
+        interval_s: time between consecutive frames; where frames are missing in between, neighbours are none. 0: any
+            frames that came one after the other are neighbours, as where they are chosen by the way travelled.
     """
 
     memory_bytes: int
     stretch: int = 8
     hold_out_every: int = 6
     seed: int = 0
+    interval_s: float = 0.0
 
     def __post_init__(self):
         if min(self.memory_bytes, self.stretch) < 1:
@@ -120,6 +124,7 @@ class ReplayBuffer:
         self._bytes = {False: 0, True: 0}  # of what is trained on, and held out
         self._rig: tuple | None = None  # of the first frame; read and set under the lock
         self._last: Frame | None = None  # the newest that was put
+        self._steps_s: deque[float] = deque(maxlen=RECENT_STEPS)  # between consecutive frames
         self._count = self._stretch_count = 0
         self.forgotten = 0
 
@@ -192,6 +197,9 @@ class ReplayBuffer:
         number, self._count = self._count, self._count + 1
         stretch.numbers.append(number)
         stretch.open = len(stretch.numbers) < self.limits.stretch
+        before = self._frames.get(number - 1)
+        if before is not None and before.scene == frame.scene:
+            self._steps_s.append((frame.stamp_ns - before.stamp_ns) / 1e9)
         self._frames[number], self._stretch_of[number] = frame, stretch
         if returns is not None:
             self._returns[number] = returns
@@ -244,6 +252,11 @@ class ReplayBuffer:
         return len(self._waiting)
 
     @property
+    def waiting_share(self) -> float:
+        """How much of the memory for frames that wait is in use, 0 .. 1."""
+        return self._waiting_bytes / self.limits.waiting_bytes
+
+    @property
     def taken_in(self) -> int:
         """Frames that were taken in so far, forgotten ones included."""
         return self._count
@@ -274,11 +287,17 @@ class ReplayBuffer:
     def adjacent(self, i: int, k: int) -> int | None:
         """The frame ``k`` arrivals after ``i`` (before, where ``k`` < 0).
 
-        None where it is of another scene, is forgotten, or where one is trained on and the other held out.
+        None where it is of another scene, is forgotten, or where one is trained on and the other held out; and where
+        they are farther apart than half more than ``k`` intervals, as in ``BagFrames``: frames are missing there.
         """
         j = i + k
         if j not in self._frames or self._frames[j].scene != self._frames[i].scene:
             return None
+        if self.limits.interval_s > 0:
+            apart_s = abs(self._frames[j].stamp_ns - self._frames[i].stamp_ns) / 1e9
+            usual_s = float(np.median(self._steps_s)) if self._steps_s else 0.0  # cameras may be slower
+            if apart_s > 1.5 * abs(k) * max(self.limits.interval_s, usual_s):
+                return None
         return j if self._stretch_of[i].held_out == self._stretch_of[j].held_out else None
 
     def frame(self, i: int, labels: bool = True) -> Frame:

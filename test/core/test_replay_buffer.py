@@ -110,6 +110,18 @@ def test_every_so_many_stretches_one_is_held_out_and_is_nobodys_neighbour():
         BufferLimits(1, hold_out_every=1)
 
 
+def test_frames_that_are_missing_in_between_separate_neighbours():
+    for interval_s, expected in ((0.5, None), (0.0, 2)):
+        buffer = buffer_of(40, interval_s=interval_s)
+        for number in (0, 1, 3, 4, 5, 6):  # 0.5 s apart, the third is missing
+            assert buffer.put(arriving(number)) and not buffer.take_in()
+        assert buffer.adjacent(1, 1) == expected and buffer.adjacent(2, 1) == 3 and buffer.adjacent(0, 1) == 1
+        assert buffer.adjacent(1, 2) == 3  # 1.5 s for two intervals: half more, as far as it may be
+    slow = buffer_of(40, interval_s=0.2)  # the cameras are slower than frames are wanted
+    fill(slow, 3)
+    assert slow.adjacent(0, 1) == 1
+
+
 def test_a_scene_begins_a_stretch():
     buffer = buffer_of(400, hold_out_every=2)
     fill(buffer, 3)
@@ -120,6 +132,7 @@ def test_a_scene_begins_a_stretch():
 def test_too_many_waiting_frames_are_not_taken():
     buffer = buffer_of(14)  # two wait in an eighth of the memory
     assert [buffer.put(arriving(number)) for number in range(3)] == [True, True, False]
+    assert buffer.waiting_share == pytest.approx(1.0, abs=1e-3)
     buffer.take_in()
     assert buffer.put(arriving(2)) and buffer.take_in() == set() and tokens(buffer) == ["t0", "t1", "t2"]
 

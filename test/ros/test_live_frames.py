@@ -47,7 +47,7 @@ class Bench:
             transforms.set_transform(message_from_matrix(pose_at(at_ns), "map", "base_link", at_ns), "test")
         lookup = SimpleNamespace(ego_frame="base_link", fixed_frame="map")
         poses = SimpleNamespace(buffer=transforms, lookup=lookup)
-        self.inputs = LiveInputs(Topics(), poses, [self.sweeps], [], wait_s)
+        self.inputs = LiveInputs(Topics(), poses, SimpleNamespace(sweeps=[self.sweeps], label_images=[]), wait_s)
         self.frames = LiveFrames(config, SIZE, LabelOptions(), self.inputs, self.buffer, self.statistics)
         self.dropped = []
         self.frames.on_drop = self.dropped.append

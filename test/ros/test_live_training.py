@@ -3,20 +3,31 @@
 import json
 import time
 
+import numpy as np
 import pytest
 from ros_processes import PATIENCE_S
 from small_drives import write_small_training
 
 from gsrender_core.config import load_train_config
-from gsrender_core.data.replay_buffer import BufferLimits, ReplayBuffer
+from gsrender_core.data.frame import Frame, PixelLabels
+from gsrender_core.data.replay_buffer import BufferLimits, ReplayBuffer, frame_bytes
 from gsrender_ros.live_training import LiveTraining
 from gsrender_ros.training_parameters import TrainingSettings
 
 
-def make(folder, **changes) -> LiveTraining:
+def small_frame(number: int) -> Frame:
+    """Two black images and two labels."""
+    labels = PixelLabels(
+        np.zeros(2, np.int64), np.ones((2, 2), np.float32), np.ones(2, np.float32), np.zeros(2, np.uint8)
+    )
+    images, Ks, poses = np.zeros((2, 3, 64, 96), np.uint8), np.stack([np.eye(3)] * 2), np.stack([np.eye(4)] * 2)
+    return Frame(images, Ks, poses, np.eye(4), number, ("front", "back"), f"t{number}", "a", labels)
+
+
+def make(folder, memory_bytes: int = 10**7, **changes) -> LiveTraining:
     config = load_train_config(write_small_training(folder / "small.yaml"))
     settings = TrainingSettings(**({"out": str(folder / "run"), "finish_steps": 2} | changes))
-    return LiveTraining(config, settings, ReplayBuffer(BufferLimits(10**7)), "cpu")
+    return LiveTraining(config, settings, ReplayBuffer(BufferLimits(memory_bytes)), "cpu")
 
 
 def wait_for(training: LiveTraining) -> None:
@@ -32,6 +43,15 @@ def test_the_pace_is_that_of_the_steps(tmp_path):
     training.steps = 10
     assert [training.is_behind(frames) for frames in (8, 9)] == [False, True]
     assert not make(tmp_path, steps_per_frame=0.0).is_behind(10**9)
+
+
+def test_the_training_is_behind_before_frames_find_no_room(tmp_path):
+    frames = [small_frame(number) for number in range(2)]
+    training = make(tmp_path, memory_bytes=8 * 3 * frame_bytes(frames[0]) + 64)  # three may wait
+    assert training.buffer.put(frames[0]) and not training.is_behind(1)
+    assert training.buffer.put(frames[1]) and training.is_behind(2)
+    training.buffer.take_in()
+    assert not training.is_behind(2)
 
 
 def test_a_stop_before_the_first_frame_leaves_a_report(tmp_path):
