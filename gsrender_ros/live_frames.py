@@ -22,6 +22,7 @@ from gsrender_ros.sweeps import Reference
 from gsrender_ros.training_frame import Moment, TrainingFrameMaker
 
 POLL_S = 0.005
+WITH_CLASSES, WITHOUT_CLASSES = 1, 0  # as ``is_labelled`` says
 BACKLOG = 30  # sets of images that wait for their transforms and sweeps; beyond, the oldest goes
 REMEMBERED = 64  # frames whose cameras' stamps are known
 
@@ -156,7 +157,7 @@ class LiveFrames:
         if not self.may_put():
             raise FrameDropped("behind", "the training is behind the replay, or has taken its last frame")
         intrinsics = self._when_known(lambda: self.inputs.topics.intrinsics(image_set.channels))
-        messages, sweep_ns = self._near(self.inputs.streams.sweeps, stamp_ns, self.config.lidar_slop_s, "no_lidar")
+        messages, sweep_ns = self._sweeps_near(stamp_ns)
         clouds = [self._cloud(message) for message in messages]
         ego, fixed = (f.lstrip("/") for f in (self.inputs.poses.lookup.ego_frame, self.inputs.poses.lookup.fixed_frame))
         at_ns = stamp_ns if self.config.reference == "camera" else sweep_ns
@@ -227,22 +228,44 @@ class LiveFrames:
     def _label_images(self, image_set: ImageSet) -> list[np.ndarray]:
         images = []
         for stream, stamp_ns in zip(self.inputs.streams.label_images, image_set.stamps_ns, strict=True):
-            (message,), _ = self._near([stream], stamp_ns, self.config.semantic_slop_s, "no_labels")
+            self._await([stream], stamp_ns)
+            (message,), _ = self._nearest([stream], stamp_ns, self.config.semantic_slop_s, "no_labels", [None])
             images.append(decode_label_image(message))
         return images
 
-    def _near(self, streams, stamp_ns: int, slop_s: float, reason: str) -> tuple[list, int]:
-        """The nearest message of every stream, and the first one's stamp; waits until it is known which that is."""
+    def _sweeps_near(self, stamp_ns: int) -> tuple[list, int]:
+        """The nearest sweep of every LiDAR and the first one's stamp.
+
+        Where only some sweeps carry classes, the nearest of those, as in ``BagRecording``.
+        """
+        streams, slop_s = self.inputs.streams.sweeps, self.config.lidar_slop_s
         if not streams:
-            raise FrameDropped(reason, "no LiDAR topic is known yet: name them in bag.lidar_topics")
+            raise FrameDropped("no_lidar", "no LiDAR topic is known yet: name them in bag.lidar_topics")
+        wanted = self.config.supervision in ("auto", "field") and self.config.label_field == "label"
+        self._await(streams, stamp_ns)
+        if wanted and any(WITHOUT_CLASSES in stream.marks for stream in streams):
+            self._await(streams, stamp_ns + round(slop_s * 1e9))  # the one with classes may be a later one
+        mixed = [wanted and {WITH_CLASSES, WITHOUT_CLASSES} <= stream.marks for stream in streams]
+        if any(mixed):
+            near = [s.nearest(stamp_ns, WITH_CLASSES) for s, is_mixed in zip(streams, mixed, strict=True) if is_mixed]
+            if any(n is None or abs(n[0] - stamp_ns) > slop_s * 1e9 for n in near):
+                raise FrameDropped("no_labels", f"no sweep with classes near {stamp_ns / 1e9:.3f}, as others have")
+        marks = [WITH_CLASSES if is_mixed else None for is_mixed in mixed]
+        return self._nearest(streams, stamp_ns, slop_s, "no_lidar", marks)
+
+    def _await(self, streams, stamp_ns: int) -> None:
+        """Wait until what the streams have at a stamp is known."""
         deadline = time.monotonic() + self.inputs.wait_s
         while not all(stream.reaches(stamp_ns) for stream in streams) and time.monotonic() < deadline:
             if self._stopping:
                 break
             time.sleep(POLL_S)
+
+    def _nearest(self, streams, stamp_ns: int, slop_s: float, reason: str, marks) -> tuple[list, int]:
+        """The nearest message of every stream, of those with its mark, and the first one's stamp."""
         found = []
-        for stream in streams:
-            near = stream.nearest(stamp_ns)
+        for stream, mark in zip(streams, marks, strict=True):
+            near = stream.nearest(stamp_ns, mark)
             apart_s = abs(near[0] - stamp_ns) / 1e9 if near else float("inf")
             if apart_s > slop_s:
                 raise FrameDropped(

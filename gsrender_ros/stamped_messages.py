@@ -11,23 +11,27 @@ class StampedMessages:
 
     Args:
         topic: its name, for explanations.
+        mark: of a message as it comes; which marks have been seen is in ``marks``.
         limit: messages that are kept.
     """
 
-    def __init__(self, topic: str, limit: int = LONGEST):
-        self.topic, self._limit = topic, limit
+    def __init__(self, topic: str, mark=lambda message: None, limit: int = LONGEST):
+        self.topic, self._mark, self._limit = topic, mark, limit
+        self.marks: set = set()
         self._lock = threading.Lock()
         self._stamps: list[int] = []  # rising
-        self._messages: list = []
+        self._messages: list[tuple] = []  # message and mark
         self.received = 0
 
     def add(self, stamp_ns: int, message) -> None:
         """Take a message; the one with the smallest stamp goes when there are too many."""
+        mark = self._mark(message)
         with self._lock:
             self.received += 1
+            self.marks.add(mark)
             at = bisect_left(self._stamps, stamp_ns)
             self._stamps.insert(at, stamp_ns)
-            self._messages.insert(at, message)
+            self._messages.insert(at, (message, mark))
             if len(self._stamps) > self._limit:
                 del self._stamps[0], self._messages[0]
 
@@ -41,10 +45,14 @@ class StampedMessages:
         with self._lock:
             return bool(self._stamps) and self._stamps[-1] >= stamp_ns
 
-    def nearest(self, stamp_ns: int) -> tuple[int, object] | None:
-        """Stamp and message nearest in time, the earlier of two as near; None where there is none."""
+    def nearest(self, stamp_ns: int, mark=None) -> tuple[int, object] | None:
+        """Stamp and message nearest in time, the earlier of two as near; with ``mark`` of those that have it.
+
+        None where there is none.
+        """
         with self._lock:
-            if not self._stamps:
+            having = [i for i, (_, m) in enumerate(self._messages) if mark is None or m == mark]
+            if not having:
                 return None
-            at = min(range(len(self._stamps)), key=lambda i: abs(self._stamps[i] - stamp_ns))
-            return self._stamps[at], self._messages[at]
+            at = min(having, key=lambda i: abs(self._stamps[i] - stamp_ns))
+            return self._stamps[at], self._messages[at][0]

@@ -4,6 +4,7 @@ from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
 from gsrender_core.bag_config import BagConfig
 from gsrender_ros.bag_rig import likely_lidars
+from gsrender_ros.clouds import is_labelled
 from gsrender_ros.image_conversions import set_stamp, stamp_to_ns
 from gsrender_ros.parameters import Settings
 from gsrender_ros.stamped_messages import StampedMessages
@@ -49,10 +50,11 @@ class TrainingTopics:
 
     def _use(self, topics: tuple[str, ...]) -> None:
         # In place: whoever makes the frames holds the list.
-        self.sweeps += [self._subscribe(PointCloud2, topic, self._config.lidar_time_offset_s) for topic in topics]
+        offset_s = self._config.lidar_time_offset_s
+        self.sweeps += [self._subscribe(PointCloud2, topic, offset_s, is_labelled) for topic in topics]
 
-    def _subscribe(self, kind: type, topic: str, offset_s: float = 0.0) -> StampedMessages:
-        stream, offset_ns, source = StampedMessages(topic), round(offset_s * 1e9), self._settings.stamp_source
+    def _subscribe(self, kind: type, topic: str, offset_s: float = 0.0, mark=lambda _: None) -> StampedMessages:
+        stream, offset_ns, source = StampedMessages(topic, mark), round(offset_s * 1e9), self._settings.stamp_source
 
         def take(message) -> None:
             stamp_ns = stamp_to_ns(message.header.stamp)

@@ -15,6 +15,7 @@ from gsrender_core.classes import IGNORE
 from gsrender_core.data.lidar_labels import LabelOptions
 from gsrender_core.data.replay_buffer import BufferLimits, ReplayBuffer
 from gsrender_ros import bag_messages as messages
+from gsrender_ros.clouds import is_labelled
 from gsrender_ros.frame_assembly import ImageSet
 from gsrender_ros.image_conversions import Intrinsics
 from gsrender_ros.live_frames import BACKLOG, LiveFrames, LiveInputs
@@ -38,7 +39,7 @@ class Bench:
 
     def __init__(self, config: BagConfig = CONFIG, with_tf: bool = True, wait_s: float = 0.05, **limits):
         self.rng = np.random.default_rng(0)
-        self.statistics, self.sweeps = FrameStatistics(), StampedMessages("/lidar_top")
+        self.statistics, self.sweeps = FrameStatistics(), StampedMessages("/lidar_top", is_labelled)
         self.buffer = ReplayBuffer(BufferLimits(**(dict(memory_bytes=10**8, hold_out_every=0) | limits)))
         transforms = Buffer()
         for mount in mounts() if with_tf else ():
@@ -57,8 +58,8 @@ class Bench:
         images = tuple(image_message(self.rng, s, c) for s, c in zip(stamps, cameras, strict=True))
         return ImageSet(images, stamps, tuple(cameras), tuple(c.upper() for c in cameras), stamps[0])
 
-    def sweep(self, number: int, points=None, labels=None) -> None:
-        stamp_ns = START_NS + number * SET_NS + 7_000_000
+    def sweep(self, number: int, points=None, labels=None, later_ns: int = 7_000_000) -> None:
+        stamp_ns = START_NS + number * SET_NS + later_ns
         points = sweep_points(self.rng) if points is None else points
         self.sweeps.add(stamp_ns, messages.point_cloud(points, labels, stamp_ns, "lidar_top"))
 
@@ -170,6 +171,19 @@ def test_a_cloud_without_classes_supervises_geometry(bench):
     assert b.settled() == {}
     b.buffer.take_in()
     assert set(b.buffer.frame(0).labels.class_id) == {IGNORE}
+
+
+def test_where_only_some_sweeps_carry_classes_those_are_taken(bench):
+    b = bench(dataclasses.replace(CONFIG, lidar_slop_s=0.06))
+    for number in (0, 2, 4):
+        b.sweep(number)  # unknown, 7 ms after the images
+    for number in (0, 2):
+        b.sweep(number, labels=np.full(400, 4, np.uint8), later_ns=45_000_000)
+    for number in (0, 2, 4):
+        b.submit(b.image_set(number))
+    assert b.settled() == {"no_labels": 1} and "no sweep with classes near 1700000000.800" in b.reason()
+    b.buffer.take_in()
+    assert [set(b.buffer.frame(i).labels.class_id) for i in range(2)] == [{4}, {4}]
 
 
 def test_another_rig_and_points_behind_all_cameras_are_unusable(bench):
