@@ -149,6 +149,9 @@ class Diagnostics:
                 silent.setdefault(self._publishers(topic, self._topics.image_type_name(index)), []).append(topic)
         if silent:
             return [f"no image on {', '.join(topics)} ({publishers})" for publishers, topics in silent.items()]
+        stopped_s = time.monotonic() - self._image_at
+        if stopped_s >= self._settings.watchdog_s:  # why the last frame was dropped would mislead
+            return [f"no image has arrived for {stopped_s:.0f} s; is the source paused or at its end?"]
         reasons = []
         without_stamp = sum(self._sync.images_without_stamp.values())
         received = sum(self._sync.images_received.values())
@@ -163,7 +166,7 @@ class Diagnostics:
                 f"{len(self._topics.cameras)} cameras arrive, but never within sync.slop_s="
                 f"{self._settings.sync_slop_s:g}: best spread {best[0]:.3f} s, last {best[1]}"
             )
-        return reasons or ["no image arrives any more; is the source paused or at its end?"]
+        return reasons or ["images arrive, and the first of them is still on its way"]
 
     def _publishers(self, topic: str, wanted: str) -> str:
         infos = self._node.get_publishers_info_by_topic(topic)
