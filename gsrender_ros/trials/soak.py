@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -188,6 +189,7 @@ def picture(samples: list[Usage], minutes: float) -> np.ndarray:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 1 where the node failed or a frame is not accounted for."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the node is ended
     parser = argparse.ArgumentParser(prog="soak", description="A long run of the node under full load.")
     parser.add_argument("--out", type=Path, default=Path("out/soak"), help="default out/soak")
     parser.add_argument("--minutes", type=float, default=30.0, help="at full load, default 30")

@@ -4,6 +4,7 @@ Images are serialised once, only their stamps change. For soaks and fault tests:
 """
 
 import array
+import math
 import struct
 import time
 from collections import Counter
@@ -73,7 +74,7 @@ class SyntheticRig:
     """Publishes what is due whenever ``publish_due`` is called.
 
     ``silent`` cameras publish nothing; ``images`` (serialised) and ``infos`` are what each camera sends; ``poses``
-    can be switched off, ``pose_offset_m`` moves the vehicle sideways; ``jump`` sets the time. ``published`` counts
+    can be switched off, ``pose_offset_m`` moves the vehicle sideways; ``jump`` moves the time. ``published`` counts
     images by camera.
 
     Args:
@@ -107,6 +108,7 @@ class SyntheticRig:
         self._clock_publisher = node.create_publisher(Clock, "/clock", 10) if options.clock else None
         self._began, self._began_ns = time.monotonic(), START_NS if options.clock else time.time_ns()
         self._due: dict[tuple, float] = {}
+        self._paused_at: float | None = None
         self._schedule()
 
     def offer(self, camera: str, kind=CompressedImage, reliability=ReliabilityPolicy.RELIABLE) -> None:
@@ -120,6 +122,17 @@ class SyntheticRig:
         """Move time, as a bag that starts again does."""
         self._began_ns += round(seconds * 1e9)
 
+    def pause(self) -> None:
+        """Publish nothing, not even /clock, until ``resume``; the rig's time stands still."""
+        self._paused_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on where ``pause`` stopped."""
+        paused_s = time.monotonic() - self._paused_at
+        self._paused_at = None
+        self._began += paused_s
+        self._due = {event: due + paused_s for event, due in self._due.items()}
+
     def now_ns(self) -> int:
         """The rig's time."""
         return self._began_ns + round((time.monotonic() - self._began) * 1e9)
@@ -131,13 +144,17 @@ class SyntheticRig:
 
     def publish_due(self) -> float:
         """Publish everything whose time has come; seconds until the next."""
+        if self._paused_at is not None:
+            return 0.05
         now = time.monotonic()
         for event, due in self._due.items():
             if due <= now:
                 kind, *camera = event
-                getattr(self, f"_publish_{kind}")(*camera)
+                # Stamps are those of the plan: every set of images is like every other.
+                getattr(self, f"_publish_{kind}")(self._began_ns + round((due - self._began) * 1e9), *camera)
                 # What could not be sent in time is left out: a burst would be no test of anything.
-                self._due[event] = max(due + self._period_s(kind), now)
+                period_s = self._period_s(kind)
+                self._due[event] = due + period_s * max(1, math.ceil((now - due) / period_s))
         return max(0.0, min(self._due.values()) - time.monotonic())
 
     def _period_s(self, kind: str) -> float:
@@ -151,26 +168,24 @@ class SyntheticRig:
         if self._clock_publisher is not None:
             self._due["clock",] = now
 
-    def _publish_clock(self) -> None:
+    def _publish_clock(self, stamp_ns: int) -> None:
         message = Clock()
-        set_stamp(message.clock, self.now_ns())
+        set_stamp(message.clock, stamp_ns)
         self._clock_publisher.publish(message)
 
-    def _publish_pose(self) -> None:
+    def _publish_pose(self, stamp_ns: int) -> None:
         if not self.poses:
             return
-        stamp_ns = self.now_ns()
         T_map_ego = np.eye(4)
         T_map_ego[:2, 3] = (stamp_ns - START_NS) % 10**12 / 1e9 * SPEED_MPS, self.pose_offset_m
         self._pose_publisher.publish(
             TFMessage(transforms=[message_from_matrix(T_map_ego, "map", "base_link", stamp_ns)])
         )
 
-    def _publish_image(self, camera: str) -> None:
+    def _publish_image(self, stamp_ns: int, camera: str) -> None:
         publisher = self._image_publishers[camera]
         if camera in self.silent or publisher.msg_type is not CompressedImage:
             return
-        stamp_ns = self.now_ns()
         data, info = self.images[camera], self.infos[camera]
         stamp = _STAMP.pack(*divmod(stamp_ns, 1_000_000_000))
         publisher.publish(data[:_STAMP_AT] + stamp + data[_STAMP_AT + _STAMP.size :])

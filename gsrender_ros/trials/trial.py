@@ -26,7 +26,7 @@ logger = logging.getLogger("trial")
 READY_TIMEOUT_S = 180.0
 TOPICS = {"occupancy": PointCloud2, "occupancy/markers": MarkerArray, "occupancy/map": OccupancyMap}
 _STAMP_AT, _STAMP = 4, struct.Struct("<iI")  # behind the four bytes that name the encoding: header.stamp
-_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class NodeWatch:
@@ -36,14 +36,14 @@ class NodeWatch:
     """
 
     def __init__(self, node: Node):
-        self.clouds: deque[tuple[float, int, bytes]] = deque(maxlen=50)
+        self.clouds: deque[tuple[float, int, bytes]] = deque(maxlen=150)
         self.counts = dict.fromkeys(TOPICS, 0)
         self.statuses: dict[str, tuple[int, str]] = {}
         self.values: dict[str, str] = {}
         self.heard = 0
         for topic, kind in TOPICS.items():
             node.create_subscription(
-                kind, f"/occupancy_node/{topic}", lambda data, t=topic: self._on_output(t, data), _LATCHED, raw=True
+                kind, f"/occupancy_node/{topic}", lambda data, t=topic: self._on_output(t, data), LATCHED, raw=True
             )
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
@@ -87,12 +87,16 @@ class Trial:
         options: of the rig.
         parameters: of the node, by name.
         domain: ROS_DOMAIN_ID.
+
+    ``checkpoint`` is the file that the node has its network from, where a fault shall overwrite it.
     """
 
     def __init__(self, out: Path, options: RigOptions, parameters: dict, domain: int):
         self._out, self._options, self._parameters = out, options, parameters
         self.environment = {"ROS_DOMAIN_ID": str(domain), "RCUTILS_LOGGING_USE_STDOUT": "0"}
         self.programs: list[Program] = []
+        self.occupancy_node: Program | None = None
+        self.checkpoint: Path | None = None
         self.started_at = 0.0
 
     def __enter__(self) -> "Trial":
@@ -119,7 +123,8 @@ class Trial:
         arguments = [text for key, value in self._parameters.items() for text in ("-p", f"{key}:={value}")]
         command = ["gsrender_ros.occupancy_node", "--ros-args", *arguments]
         self.started_at = time.monotonic()
-        return self.start(name, command)
+        self.occupancy_node = self.start(name, command)
+        return self.occupancy_node
 
     def start(self, name: str, command: list[str]) -> Program:
         """Start ``python -m command...`` in the trial's domain."""

@@ -19,6 +19,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from gsrender_core.geometry import transform
 from gsrender_ros import bag_messages as messages
 from gsrender_ros.calibration import CameraCalibration, RigCalibration, write_calibration
+from gsrender_ros.trials.small_network import write_small_network
 
 ROOT = Path(__file__).resolve().parents[2]
 CAMERAS = ("cam_front", "cam_back")
@@ -108,18 +109,8 @@ def write_small_nuscenes2bag(path: Path, frames: int = 6) -> Path:
 
 
 def write_small_checkpoint(path: Path) -> None:
-    """An untrained network of the smallest useful size: what it predicts is meaningless, how it runs is not."""
-    import torch
-
-    from gsrender_core.checkpoint import save_checkpoint
-    from gsrender_core.config import BackboneConfig, ModelConfig
-    from gsrender_core.model.gsrender import GSRender
-    from gsrender_core.voxel_grid import VoxelGrid
-
-    torch.manual_seed(0)
-    grid = VoxelGrid((-16.0, -16.0, -1.0), 1.6, (20, 20, 4))
-    config = ModelConfig(image_size=SIZE, grid=grid, backbone=BackboneConfig(pretrained=False))
-    save_checkpoint(path, GSRender(config, load_pretrained=False), {})
+    """An untrained network for images of SIZE."""
+    write_small_network(path, SIZE)
 
 
 class Process:
