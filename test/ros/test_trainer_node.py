@@ -74,6 +74,8 @@ def test_a_replay_is_learnt_from_and_gives_the_frames_of_its_bag(tmp_path):
         # Frames come ten times a second, and each is worth four steps: without pauses most would be dropped.
         arguments = [tmp_path / "drive", *waits, "--delay", "1", "--rate", "4"]
         player = Process("gsrender_ros.replay_player", arguments, domain, tmp_path / "player.log")
+        spin_until(lambda: trainer.frames.made == 6, player)
+        spin_until(lambda: trainer.training.steps > 0, player)  # compiles what is not in the cache
         spin_until(lambda: trainer.ended, player)
         assert player.wait() == 0 and trainer.training.failure == ""
         spin_until(lambda: clouds and rows and losses and rows[-1]["step"] == trainer.training.trainer.step)
