@@ -44,8 +44,7 @@ def running_trainer(node, folder):
         "training.out": str(folder / "run"),
         "training.finish_steps": 3,
         "training.end_silence_s": 3.0,
-        "training.ahead": 1,
-        "training.steps_per_frame": 4.0,
+        "training.ahead": 2,
         "training.publish_period_s": 0.1,
         "buffer.memory_gb": 0.1,
         "buffer.stretch": 2,
@@ -71,8 +70,7 @@ def test_a_replay_is_learnt_from_and_gives_the_frames_of_its_bag(tmp_path):
         node.create_subscription(PointCloud2, "/trainer_node/occupancy", clouds.append, LATCHED)
         topics = [f"/{camera}/{name}" for camera in CAMERAS for name in ("image_raw/compressed", "camera_info")]
         waits = [text for topic in (*topics, "/lidar_top", "/tf") for text in ("--wait-for", topic)]
-        # Frames come ten times a second, and each is worth four steps: without pauses most would be dropped.
-        arguments = [tmp_path / "drive", *waits, "--delay", "1", "--rate", "4"]
+        arguments = [tmp_path / "drive", *waits, "--delay", "1"]
         player = Process("gsrender_ros.replay_player", arguments, domain, tmp_path / "player.log")
         spin_until(lambda: trainer.frames.made == 6, player)
         spin_until(lambda: trainer.training.steps > 0, player)  # compiles what is not in the cache
@@ -102,7 +100,6 @@ def test_a_replay_is_learnt_from_and_gives_the_frames_of_its_bag(tmp_path):
     assert summary.frames_in == 12 and summary.frames_out == 6 and summary.dropped == {"between": 6}
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["replay"] == {"in": 12, "used": 6, "pending": 0, "dropped": {"between": 6}}
-    assert report["player_paused"] >= 1 and report["steps"] > 15
     assert report["frames"]["taken_in"] == 6 and report["classes_from"] == "field"
     assert report["held_out"]["frames"] == 2 and report["held_out"]["labelled_rays"] > 0
     assert losses[-1].data == pytest.approx([row["loss"] for row in rows if "loss" in row][-1])
