@@ -169,9 +169,15 @@ def inject(out: Path, faults: tuple[Fault, ...], checkpoint: Path, options: RigO
         ProgramError: the node never gave output, or never again.
     """
     seconds, domain = trial_options
-    parameters = {"checkpoint": checkpoint.resolve(), "device": "cpu", "use_sim_time": "true"}
+    parameters = {
+        "checkpoint": checkpoint.resolve(),
+        "cameras": f"[{', '.join(options.cameras)}]",
+        "device": "cpu",
+        "use_sim_time": "true",
+        "diagnostics.period_s": 0.5,
+    }
     outcomes = []
-    with Trial(out, options, {**parameters, "diagnostics.period_s": 0.5}, domain) as trial:
+    with Trial(out, options, parameters, domain) as trial:
         trial.checkpoint = checkpoint
         trial.environment["OMP_NUM_THREADS"] = "1"  # a small network gains nothing from more, and loses beside others
         node = trial.start_node()
