@@ -42,6 +42,11 @@ def default_checkpoint() -> Path:
     return path
 
 
+def named_checkpoint(name: str | Path) -> Path:
+    """Path of a checkpoint; ``default`` is the packaged one."""
+    return default_checkpoint() if name == "default" else Path(name)
+
+
 def save_checkpoint(path: str | Path, model: GSRender, info: dict, dtype: torch.dtype = torch.float32) -> None:
     """Write a checkpoint atomically; floating-point weights are stored as ``dtype``."""
     path = Path(path)

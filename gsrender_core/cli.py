@@ -146,15 +146,15 @@ def _train(args) -> int:
     import dataclasses
     import signal
 
-    from gsrender_core.config import TrainConfig, load_train_config
     from gsrender_core.data.lidar_labels import LabelOptions
     from gsrender_core.distributed import Group
     from gsrender_core.stop_signals import Stopped
-    from gsrender_core.train import Trainer
+    from gsrender_core.train import Trainer, starting_config
 
     if args.init and args.resume:
         raise ValueError("--init is for a fresh run; --resume goes on with the run's own weights: leave one out")
-    config = TrainConfig() if args.config == "default" else load_train_config(args.config)
+    init = _checkpoint(args.init) if args.init else None
+    config = starting_config(args.config, init)
     if args.steps is not None:
         config = dataclasses.replace(config, steps=args.steps)
     options = LabelOptions(config.renderocc_labels, config.drop_occluded, config.hold_out_labels)
@@ -167,8 +167,8 @@ def _train(args) -> int:
     group = Group(args.device)
     try:
         trainer = Trainer(config, data, Path(args.out), args.device, group=group)
-        if args.init:
-            trainer.start_from(_checkpoint(args.init))
+        if init:
+            trainer.start_from(init)
         best = trainer.run(args.resume)
     except Stopped as stopped:
         if group.is_first:
@@ -281,9 +281,9 @@ def _predict(args) -> None:
 
 
 def _checkpoint(name: str):
-    from gsrender_core.checkpoint import default_checkpoint
+    from gsrender_core.checkpoint import named_checkpoint
 
-    return default_checkpoint() if name == "default" else name
+    return named_checkpoint(name)
 
 
 def _predictor(cls, args):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from gsrender_core.checkpoint import load_checkpoint, save_checkpoint
-from gsrender_core.config import AugmentConfig, TrainConfig, to_dict
+from gsrender_core.checkpoint import load_checkpoint, read_header, save_checkpoint
+from gsrender_core.config import AugmentConfig, ModelConfig, TrainConfig, from_dict, load_train_config, to_dict
 from gsrender_core.data.read_ahead import ReadAhead
 from gsrender_core.distributed import Group
 from gsrender_core.evaluate import sweep_tau
@@ -36,6 +36,19 @@ TAUS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 LOG_EVERY = 20
 AHEAD = 4  # steps whose frames workers read in advance
 MAX_BROKEN_STEPS = 20  # in a row; a run whose loss is gone does not come back by waiting
+
+
+def starting_config(config: str, init: str | Path | None = None) -> TrainConfig:
+    """The configuration of a file; without one (``""``, ``default``) the defaults, with the network of ``init``.
+
+    Raises:
+        FileNotFoundError, ValueError: a file that cannot be used.
+    """
+    if config not in ("", "default"):
+        return load_train_config(config)
+    if init is None:
+        return TrainConfig()
+    return TrainConfig(model=from_dict(ModelConfig, read_header(init)["model"]))
 
 
 def mean_terms(frames: list[dict[str, float]]) -> dict[str, float]:

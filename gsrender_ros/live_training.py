@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from gsrender_core.checkpoint import default_checkpoint, load_checkpoint
+from gsrender_core.checkpoint import load_checkpoint, named_checkpoint
 from gsrender_core.config import TrainConfig
 from gsrender_core.data.frame import Frame, previous_frames
 from gsrender_core.data.replay_buffer import ReplayBuffer
@@ -104,8 +104,7 @@ class LiveTraining:
         try:
             self.trainer = Trainer(self.config, self.supply, Path(self.settings.out), self._device)
             if self.settings.init:
-                name = self.settings.init
-                self.trainer.start_from(default_checkpoint() if name == "default" else name)
+                self.trainer.start_from(named_checkpoint(self.settings.init))
             if self._asked is not None:
                 self.trainer.request_stop(self._asked)
             self.trainer.on_row, self.trainer.on_step = self.on_row, self._on_step

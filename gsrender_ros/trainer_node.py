@@ -20,9 +20,10 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from std_msgs.msg import Float32, String
 
-from gsrender_core.config import TrainConfig, load_train_config
+from gsrender_core.checkpoint import named_checkpoint
 from gsrender_core.data.lidar_labels import LabelOptions
 from gsrender_core.data.replay_buffer import BufferLimits, ReplayBuffer
+from gsrender_core.train import starting_config
 from gsrender_ros.calibration import read_calibration
 from gsrender_ros.camera_sync import CameraSync, watch_clock
 from gsrender_ros.camera_topics import CameraTopics
@@ -62,7 +63,8 @@ class TrainerNode(Node):
         for line in unknown + _ignored(self.settings):
             self.get_logger().warning(line)
         settings, training = self.settings, self.training_settings
-        config = load_train_config(training.config) if training.config else TrainConfig()
+        init = named_checkpoint(training.init) if training.init else None
+        config = starting_config(training.config, init)
         self.get_logger().info(f"parameters: {dataclasses.asdict(settings) | dataclasses.asdict(training)}")
         calibration = read_calibration(settings.calibration_file) if settings.calibration_file else None
         self.statistics = FrameStatistics()

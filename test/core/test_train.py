@@ -7,12 +7,12 @@ import torch
 from small import GRID, SmallData, small_model, small_training
 
 from gsrender_core.checkpoint import load_checkpoint, read_header, save_checkpoint
-from gsrender_core.config import BackboneConfig, DepthConfig, HeadConfig
+from gsrender_core.config import BackboneConfig, DepthConfig, HeadConfig, TrainConfig
 from gsrender_core.gradient_step import make_optimizer
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.predictor import Predictor, resolve_device
 from gsrender_core.run_folder import readable
-from gsrender_core.train import Trainer
+from gsrender_core.train import Trainer, starting_config
 
 
 def test_training_lowers_the_loss_and_leaves_a_checkpoint_that_predicts(tmp_path):
@@ -286,3 +286,12 @@ def test_a_broken_validation_frame_is_named_and_left_out(caplog):
 
     assert readable(Broken(), [0, 1, 2]) == [0, 2]
     assert "validation frame 1 is left out: image of frame 1 is cut off" in caplog.text
+
+
+def test_a_run_without_a_configuration_takes_the_network_of_the_checkpoint_it_begins_with(tmp_path):
+    assert starting_config("default") == starting_config("") == TrainConfig()
+    model = GSRender(small_model())
+    save_checkpoint(tmp_path / "a.safetensors", model, {})
+    assert starting_config("", tmp_path / "a.safetensors") == TrainConfig(model=model.config)
+    (tmp_path / "mine.yaml").write_text("steps: 7\n")
+    assert starting_config(str(tmp_path / "mine.yaml"), tmp_path / "a.safetensors") == TrainConfig(steps=7)
