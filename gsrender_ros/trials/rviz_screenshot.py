@@ -56,7 +56,8 @@ def ros1_config(config: dict, show: tuple[str, ...]) -> dict:
         kept.append(display)
     manager["Displays"] = kept
     manager.pop("Transformation", None)
-    config["Window Geometry"] |= {"Width": SIZE[0], "Height": SIZE[1], "Hide Left Dock": True}
+    config["Panels"] = []  # nothing but the view
+    config["Window Geometry"] |= {"Width": SIZE[0], "Height": SIZE[1]}
     return config
 
 
@@ -117,7 +118,7 @@ def take(recording: Path, picture: Path, show: tuple[str, ...], seconds: float) 
         _until_success(["rosparam", "set", "use_sim_time", "true"], environment, log)
         rviz = stack.enter_context(_running(["rviz", "-d", str(folder / "ros1.rviz")], environment, log))
         time.sleep(seconds / 2)  # it subscribes before the first message
-        play = ["rosbag", "play", "--clock", "--loop", str(bag)]
+        play = ["rosbag", "play", "--clock", "--rate", "4", "--keep-alive", str(bag)]
         stack.enter_context(_running(play, environment, log))
         time.sleep(seconds)
         if rviz.poll() is not None:
