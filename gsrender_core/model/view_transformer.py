@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gsrender_core.model.lift_numba import splat_points
 from gsrender_core.voxel_grid import VoxelGrid
 
 
@@ -47,24 +48,39 @@ class LiftSplat(nn.Module):
         return rays[:, None] * self.bin_centers_m.view(1, -1, 1, 1, 1) + T_ego_cam[:, None, None, None, :3, 3]
 
     def forward(self, context, depth, Ks, T_ego_cam):
-        B, C, features, h, w = context.shape
-        X, Y, Z = self.shape
+        splat = splat_points if self._numba_can(context, depth) else splat_points_torch
         volumes = []
-        for b in range(B):
-            points = self.frustum_ego(h, w, Ks[b], T_ego_cam[b])
-            # Floor, not truncation: truncation would pull (-1, 0) into voxel 0.
-            index = torch.floor((points - self.low) / self.size).long()
-            shape = torch.tensor(self.shape, device=index.device)
-            inside = ((index >= 0) & (index < shape)).all(-1)
-            kept = torch.nonzero(inside.view(-1)).squeeze(1)
-            flat = ((index[..., 0] * Y + index[..., 1]) * Z + index[..., 2]).view(-1)[kept]
-            # Which feature cell each kept frustum point belongs to.
-            cell = torch.arange(C * h * w, device=index.device).view(C, 1, h, w).expand(inside.shape).reshape(-1)[kept]
-            rows = context[b].permute(0, 2, 3, 1).reshape(-1, features)
-            lifted = rows.index_select(0, cell) * depth[b].reshape(-1).index_select(0, kept)[:, None]
-            volume = torch.zeros(X * Y * Z, features, dtype=lifted.dtype, device=lifted.device)
-            volumes.append(volume.index_add(0, flat, lifted).view(X, Y, Z, features))
+        for b in range(len(context)):
+            points = self.frustum_ego(*context.shape[-2:], Ks[b], T_ego_cam[b])
+            volume = splat(points, context[b], depth[b], self.low, self.size, self.shape)
+            volumes.append(volume.view(*self.shape, -1))
         return torch.stack(volumes).permute(0, 4, 1, 2, 3)
+
+    @staticmethod
+    def _numba_can(context: torch.Tensor, depth: torch.Tensor) -> bool:
+        """Whether the kernel without gradients serves: float32 on a CPU, nothing to differentiate or to trace."""
+        plain = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in (context, depth))
+        gradient = context.requires_grad or depth.requires_grad
+        return plain and not gradient and not torch.jit.is_tracing() and not torch.compiler.is_compiling()
+
+
+def splat_points_torch(
+    points: torch.Tensor, context: torch.Tensor, depth: torch.Tensor, low: torch.Tensor, size: torch.Tensor, shape
+) -> torch.Tensor:
+    """``splat_points`` in torch, for any device and with gradients; its reference."""
+    C, features, h, w = context.shape
+    X, Y, Z = shape
+    # Floor, not truncation: truncation would pull (-1, 0) into voxel 0.
+    index = torch.floor((points - low) / size).long()
+    inside = ((index >= 0) & (index < torch.tensor(shape, device=index.device))).all(-1)
+    kept = torch.nonzero(inside.view(-1)).squeeze(1)
+    flat = ((index[..., 0] * Y + index[..., 1]) * Z + index[..., 2]).view(-1)[kept]
+    # Which feature cell each kept frustum point belongs to.
+    cell = torch.arange(C * h * w, device=index.device).view(C, 1, h, w).expand(inside.shape).reshape(-1)[kept]
+    rows = context.permute(0, 2, 3, 1).reshape(-1, features)
+    lifted = rows.index_select(0, cell) * depth.reshape(-1).index_select(0, kept)[:, None]
+    volume = torch.zeros(X * Y * Z, features, dtype=lifted.dtype, device=lifted.device)
+    return volume.index_add(0, flat, lifted)
 
 
 class Projection(nn.Module):

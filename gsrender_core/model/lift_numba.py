@@ -1,0 +1,68 @@
+"""The sum of ``LiftSplat`` on a CPU, without gradients: no list of kept points, no copy of features per point."""
+
+import math
+
+import numba
+import numpy as np
+import torch
+
+from gsrender_core.numba_threads import numba_threads
+
+
+def splat_points(
+    points: torch.Tensor, context: torch.Tensor, depth: torch.Tensor, low: torch.Tensor, size: torch.Tensor, shape
+) -> torch.Tensor:
+    """Sum every feature, times the probability of its depth bin, into the voxel of its point.
+
+    The result does not depend on the number of threads: each owns a range of voxels and adds in the points' order.
+
+    Args:
+        points: float32 [C, D, h, w, 3], m, ego frame.
+        context: float32 [C, F, h, w].
+        depth: float32 [C, D, h, w], probabilities.
+        low, size: float32 [3], the grid's lower corner and voxel size, m.
+        shape: (X, Y, Z).
+
+    Returns:
+        float32 [X * Y * Z, F]; points outside the grid are left out.
+    """
+    rows = np.ascontiguousarray(context.permute(0, 2, 3, 1).flatten(1, 2).numpy())
+    weights = np.ascontiguousarray(depth.flatten(2).numpy())
+    flat_points = np.ascontiguousarray(points.flatten(2, 3).numpy())
+    X, Y, Z = shape
+    volume = np.zeros((X * Y * Z, rows.shape[-1]), np.float32)
+    with numba_threads() as threads:
+        voxel = _voxels(flat_points, low.numpy(), size.numpy(), X, Y, Z)
+        _add(voxel, rows, weights, threads, volume)
+    return torch.from_numpy(volume)
+
+
+@numba.njit(cache=True, parallel=True)
+def _voxels(points, low, size, X, Y, Z):
+    """Flat voxel index int32 [C, D, N] of every point, -1 outside."""
+    C, D, N = points.shape[:3]
+    voxel = np.empty((C, D, N), np.int32)
+    for plane in numba.prange(C * D):
+        c, d = plane // D, plane % D
+        for n in range(N):
+            x = math.floor((points[c, d, n, 0] - low[0]) / size[0])
+            y = math.floor((points[c, d, n, 1] - low[1]) / size[1])
+            z = math.floor((points[c, d, n, 2] - low[2]) / size[2])
+            inside = 0 <= x < X and 0 <= y < Y and 0 <= z < Z
+            voxel[c, d, n] = (x * Y + y) * Z + z if inside else -1
+    return voxel
+
+
+@numba.njit(cache=True, parallel=True)
+def _add(voxel, rows, weights, threads, volume):
+    C, D, N = voxel.shape
+    for t in numba.prange(threads):
+        # Interleaved blocks: the car's surroundings, where most points lie, are shared out evenly.
+        for c in range(C):
+            for d in range(D):
+                for n in range(N):
+                    v = voxel[c, d, n]
+                    if v >= 0 and (v >> 8) % threads == t:
+                        weight = weights[c, d, n]
+                        for f in range(rows.shape[2]):
+                            volume[v, f] += rows[c, n, f] * weight
