@@ -319,7 +319,7 @@ def _inspect(args) -> int:
         Path(args.params).write_text(parameters_yaml(report["parameters"]), encoding="utf-8")
         print(f"\nwritten: {args.params}, for occupancy_node --params-file and gsrender train --params")
         print("for the training configuration:\n" + _bag_section(args.params, report["training"]), end="")
-    return int(any(problem["stops"] == "both" for problem in report["problems"]))
+    return int(any(problem["stops"] in ("both", args.purpose) for problem in report["problems"]))
 
 
 def _bag_section(params: str, training: dict) -> str:
@@ -339,7 +339,7 @@ def _statistics(args) -> None:
     predictor = Predictor.load(args.checkpoint, args.device, "float32")
     if args.tau is not None:
         predictor.model.config = dataclasses.replace(predictor.model.config, tau=args.tau)
-    data = _dataset(args, predictor.image_size)
+    data = _dataset(args, predictor.image_size, bag=_trained_with(predictor.info))
     result = write_statistics(predictor.model, data, Path(args.out), args.limit, _progress("frame"))
     _write_json(args.json, {**result, "checkpoint": str(args.checkpoint), "data": str(args.data)})
     print(f"{'offsets (voxels)':18}{'mean':>8}{'spread':>8}{'beyond half':>13}   {result['frames']} frames")
@@ -473,6 +473,13 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--rig", metavar="FILE", help="parameters that describe the rig, instead of guessing")
     p.add_argument("--config", metavar="FILE", help="training configuration whose bag section is tried")
     p.add_argument("--json", metavar="FILE", help="write the report there")
+    p.add_argument(
+        "--for",
+        dest="purpose",
+        choices=("inference", "training"),
+        default="inference",
+        help="exit code 1 where a problem stops that (default inference)",
+    )
 
     p = command("score", _score, "Score anybody's predictions: <token>.npz with 'semantics' uint8 [200, 200, 16].")
     p.add_argument("--pred", required=True, metavar="DIR")

@@ -62,9 +62,19 @@ def read_state(path: Path, config: TrainConfig) -> dict:
     stored, mine = json.loads(state["config"]), to_dict(config)
     if stored["model"] != mine["model"]:
         raise ValueError(f"{path} belongs to another model configuration; use the run's own config.yaml")
+    stored = _with_defaults(stored, to_dict(TrainConfig()))  # of keys that came later: the run was made with them
     for name in (k for k in mine if stored.get(k) != mine[k]):
         logger.warning("resumed with another %s: %s before, now %s", name, stored.get(name), mine[name])
     return state
+
+
+def _with_defaults(stored: dict, defaults: dict) -> dict:
+    """Nested plain values, completed from others."""
+    result = dict(defaults)
+    for key, value in stored.items():
+        nested = isinstance(value, dict) and isinstance(defaults.get(key), dict)
+        result[key] = _with_defaults(value, defaults[key]) if nested else value
+    return result
 
 
 def rows_until(log: str, step: int) -> str:

@@ -115,9 +115,12 @@ class DataSupply:
 
     def resume_hint(self, out: Path) -> str:
         """The command."""
+        roots = getattr(self.dataset, "roots", None) or (getattr(self.dataset, "root", "DATA"),)
+        data = " ".join(str(root) for root in roots)
+        params = getattr(getattr(self.dataset, "config", None), "params_file", "")
         return (
-            f"go on with: gsrender train {out}/config.yaml --data {getattr(self.dataset, 'root', 'DATA')} --out {out} "
-            "--resume and its own --split, --scenes, --data-version, --device"
+            f"go on with: gsrender train {out}/config.yaml --data {data}{f' --params {params}' if params else ''} "
+            f"--out {out} --resume and its own --split, --scenes, --data-version, --device"
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from gsrender_core.bag_config import BagConfig
 from gsrender_core.data.frame import Frame, PixelLabels
 from gsrender_core.data.lidar_labels import LabelOptions
+from gsrender_ros.bag_access import OpenFiles
 from gsrender_ros.bag_reading import BagError
 from gsrender_ros.bag_recording import BagRecording, Keyframe
 from gsrender_ros.bag_rig import settings_from_file
@@ -34,9 +35,10 @@ class _Sample:
 class BagFrames:
     """Frames of one or several bags, in order of scene and time; random access, one message read at a time.
 
-    A scene is a stretch of a bag without a pause or a backward jump; ``held_out_share`` of every bag's frames, at its
-    end, are scenes of their own, which come last and are named in ``held_out_scenes``. Labels and ego frame of frame
-    ``i`` are of its reference stamp. There are no 3D labels: ``ground_truth`` is None.
+    A scene is a stretch of a bag without a pause, a backward jump of time or a jump of the odometry;
+    ``held_out_share`` of every bag's frames, at its end, are scenes of their own, which come last and are named in
+    ``held_out_scenes``. Labels and ego frame of frame ``i`` are of its reference stamp. There are no 3D labels:
+    ``ground_truth`` is None.
 
     Can be pickled: the copy opens the bags anew.
 
@@ -65,7 +67,8 @@ class BagFrames:
         self.root = Path(paths[0])
         self.roots = tuple(Path(path) for path in paths)
         settings = settings_from_file(self.config.params_file) if self.config.params_file else None
-        self.recordings = [BagRecording(path, self.config, settings) for path in self.roots]
+        files = OpenFiles()
+        self.recordings = [BagRecording(path, self.config, settings, files) for path in self.roots]
         self.cameras = tuple(name.channel for name in self.recordings[0].names)
         self._makers = [self._maker(recording) for recording in self.recordings]
         self._intervals_s = [max(self.config.keyframe_interval_s, r.usual_interval_s()) for r in self.recordings]
@@ -253,7 +256,7 @@ class BagFrames:
         before: Keyframe | None = None
         for number, keyframe in enumerate(recording.keyframes):
             gap_s = (keyframe.stamp_ns - before.stamp_ns) / 1e9 if before else 0.0
-            if before is None or keyframe.images.run != before.images.run or gap_s > self.config.gap_s:
+            if before is None or recording.stretch(keyframe) != recording.stretch(before) or gap_s > self.config.gap_s:
                 stretches.append([])
             stretches[-1].append(number)
             before = keyframe

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from gsrender_core.bag_config import BagConfig
-from gsrender_ros.bag_index import CLOUD_TYPE, BagIndex, BagMessages, TopicIndex, bag_index, deserialize
+from gsrender_ros.bag_access import BagMessages, OpenFiles, deserialize
+from gsrender_ros.bag_contents import CLOUD_TYPE, BagIndex, TopicIndex
+from gsrender_ros.bag_index import bag_index
 from gsrender_ros.bag_poses import bag_poses
 from gsrender_ros.bag_rig import guess_lidars, guess_settings, rig_facts
 from gsrender_ros.bag_sets import BagSet, image_sets, image_topics, runs_of, stamps_of
@@ -40,7 +42,7 @@ class Keyframe:
 
 
 class BagRecording:
-    """Keyframes of one bag in the order in which they were recorded.
+    """Keyframes of one bag in the order in which they were recorded; ``files`` is shared with other bags.
 
     ``dropped`` counts what could not be used, by reason: images of the reference camera without a complete set
     (``zero_stamp``, ``spread``, ``reset``), sets without what a frame needs (``no_camera_info``, ``calibration``,
@@ -51,7 +53,13 @@ class BagRecording:
             that is none.
     """
 
-    def __init__(self, path: str | Path, config: BagConfig, settings: Settings | None = None):
+    def __init__(
+        self,
+        path: str | Path,
+        config: BagConfig,
+        settings: Settings | None = None,
+        files: OpenFiles | None = None,
+    ):
         self.index: BagIndex = bag_index(path)
         self.config = config
         self.settings = effective(settings or guess_settings(self.index))
@@ -60,7 +68,7 @@ class BagRecording:
         self.names = camera_names(self.settings, self._calibration)
         self.topics = image_topics(self.index, self.names)
         self.lidars = self._lidar_topics()
-        self.messages = BagMessages(self.index)
+        self.messages = BagMessages(self.index, files)
         found = image_sets(self.topics, self.settings)
         self.dropped: Counter = Counter(found.dropped)
         self.why: dict[str, str] = {}  # first explanation of a reason
@@ -130,6 +138,10 @@ class BagRecording:
                 )
             images.append(decode_label_image(self.messages.read(topic, nearest)))
         return images
+
+    def stretch(self, keyframe: Keyframe) -> tuple[int, int]:
+        """Equal for keyframes between which neither time nor the odometry jumped."""
+        return keyframe.images.run, self.poses.stretch(keyframe.images.run, keyframe.stamp_ns)
 
     def mounting(self, run: int, frame: str, stamp_ns: int) -> np.ndarray:
         """``T_ego_frame`` [4, 4] of a sensor on the vehicle.
@@ -235,7 +247,7 @@ class BagRecording:
 
     def _transform(self, run: int, stamp_ns: int, frame: str, at_ns: int) -> np.ndarray:
         reference = Reference(self.settings.ego_frame.lstrip("/"), self.poses.fixed_frame, stamp_ns)
-        return transform_between(self.poses.trees[run], reference, frame, at_ns)
+        return transform_between(self.poses.tree(run, stamp_ns), reference, frame, at_ns)
 
     def _moment(self, images: BagSet, stamp_ns: int, token: str, scene: str) -> Moment:
         frames = tuple(
@@ -248,7 +260,7 @@ class BagRecording:
             channels=tuple(name.channel for name in self.names),
             intrinsics=[self._intrinsics(i, images.numbers[i]) for i in range(len(self.names))],
             reference=Reference(self.settings.ego_frame.lstrip("/"), self.poses.fixed_frame, stamp_ns),
-            transforms=self.poses.trees[images.run],
+            transforms=self.poses.tree(images.run, stamp_ns),
             token=token,
             scene=scene,
         )
@@ -281,6 +293,11 @@ class BagRecording:
             logger.warning("%s: %s", self.index.path, text)
         for reason, count in self.poses.refused.items():
             logger.warning("%s: %d transforms refused, %s", self.index.path, count, reason)
+        if self.poses.jumps:
+            logger.warning(
+                "%s: %d jumps of the odometry, first: %s; scenes are divided there", self.index.path,
+                len(self.poses.jumps), self.poses.jumps[0],
+            )  # fmt: skip
         for reason, count in self.dropped.items():
             logger.warning(
                 "%s: %d of %d sets of images not usable: %s%s", self.index.path, count,

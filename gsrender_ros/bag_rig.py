@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from gsrender_ros.bag_index import CLOUD_TYPE, IMAGE_TYPES, INFO_TYPE, BagIndex, TopicIndex
+from gsrender_ros.bag_contents import CLOUD_TYPE, IMAGE_TYPES, INFO_TYPE, BagIndex, TopicIndex
 from gsrender_ros.calibration import CALIBRATION_FILE
 from gsrender_ros.layouts import LAYOUTS, camera_names
 from gsrender_ros.parameters import Settings, specifications

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gsrender_ros.bag_index import IMAGE_TYPES, BagIndex, TopicIndex, merged
+from gsrender_ros.bag_contents import IMAGE_TYPES, BagIndex, TopicIndex, merged
 from gsrender_ros.layouts import CameraNames
 from gsrender_ros.parameters import Settings
 from gsrender_ros.stamp_matching import StampMatcher

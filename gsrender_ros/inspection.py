@@ -9,16 +9,9 @@ import numpy as np
 import yaml
 
 from gsrender_core.bag_config import BagConfig
-from gsrender_ros.bag_index import (
-    CLOUD_TYPE,
-    IMAGE_TYPES,
-    INFO_TYPE,
-    BagIndex,
-    BagMessages,
-    TopicIndex,
-    bag_index,
-    deserialize,
-)
+from gsrender_ros.bag_access import BagMessages, deserialize
+from gsrender_ros.bag_contents import CLOUD_TYPE, IMAGE_TYPES, INFO_TYPE, BagIndex, TopicIndex
+from gsrender_ros.bag_index import bag_index
 from gsrender_ros.bag_reading import BagError
 from gsrender_ros.bag_recording import BagRecording
 from gsrender_ros.bag_rig import guess_lidars, guess_settings, settings_from_file
@@ -268,7 +261,9 @@ def _training(index: BagIndex, config: BagConfig, settings: Settings, report: di
         "not_usable": dict(recording.dropped),
     }
     reasons: Counter = recording.dropped
-    return [
+    jumps = recording.poses.jumps
+    found = [{"stops": "nothing", "text": f"{len(jumps)} jumps of the odometry, first: {jumps[0]}"}] if jumps else []
+    return found + [
         {"stops": "nothing", "text": f"{count} sets of images are not usable: {reason} {recording.why.get(reason, '')}"}
         for reason, count in reasons.items()
     ]

@@ -7,7 +7,6 @@ layout follows the MCAP specification, version 0.
 
 import struct
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from rosbags.rosbag2.storage_mcap import DECOMPRESSORS
 
 from gsrender_ros.bag_reading import BagError, first_line
 from gsrender_ros.bag_storage import Channel, Record, ros2_type
+from gsrender_ros.chunk_cache import ChunkCache
 from gsrender_ros.zstd_files import decompressed, message_bytes
 
 MAGIC = b"\x89MCAP0\r\n"
 SCHEMA, CHANNEL, MESSAGE, CHUNK, DATA_END, LAST_KNOWN = 3, 4, 5, 6, 15, 15
-CHUNKS_KEPT_BYTES = 64 * 2**20
 NOT_CHUNKED = -1
 
 
@@ -30,12 +29,12 @@ class McapFile:
         BagError: not an MCAP file.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, chunks: ChunkCache):
         self.path = decompressed(path)
         self.channels: dict[int, Channel] = {}
         self.problems: list[str] = []
         self._schemas: dict[int, str] = {}
-        self._chunks: OrderedDict[int, bytes] = OrderedDict()
+        self._chunks = chunks
         self._file = self.path.open("rb")
         self._size = self.path.stat().st_size
         if self._file.read(8) != MAGIC:
@@ -94,6 +93,7 @@ class McapFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        self._chunks.forget(self.path)
 
     def _describe(self, kind: int, body: bytes) -> None:
         number = int.from_bytes(body[:2], "little")
@@ -121,10 +121,10 @@ class McapFile:
             offset = stop
 
     def _chunk(self, at: int) -> bytes:
-        """Decompressed content of the chunk record at a byte; the last ones stay in memory."""
-        if at in self._chunks:
-            self._chunks.move_to_end(at)
-            return self._chunks[at]
+        """Decompressed content of the chunk record at a byte."""
+        return self._chunks.get(self.path, at, lambda: self._decompress(at))
+
+    def _decompress(self, at: int) -> bytes:
         self._file.seek(at)
         head = self._file.read(9)
         record = self._file.read(int.from_bytes(head[1:], "little"))
@@ -142,9 +142,6 @@ class McapFile:
         if len(body) != size or (crc and zlib.crc32(body) != crc):
             span = f"{start_ns / 1e9:.3f} to {end_ns / 1e9:.3f} s"
             raise BagError(f"corrupt chunk at byte {at} of {self.path.name} ({span}): size or checksum is wrong")
-        self._chunks[at] = body
-        while len(self._chunks) > 1 and sum(map(len, self._chunks.values())) > CHUNKS_KEPT_BYTES:
-            self._chunks.popitem(last=False)
         return body
 
 

@@ -9,6 +9,7 @@ from rosbags.rosbag1.reader import Header, RecordType, read_bytes, read_uint32
 
 from gsrender_ros.bag_reading import BagError, first_line
 from gsrender_ros.bag_storage import Channel, Record, ros2_type, to_cdr
+from gsrender_ros.chunk_cache import ChunkCache
 
 
 class Ros1File:
@@ -18,10 +19,9 @@ class Ros1File:
         BagError: not a ROS 1 bag, or one without an index.
     """
 
-    def __init__(self, path: Path):
-        self.path, self.problems = path, []
+    def __init__(self, path: Path, chunks: ChunkCache):
+        self.path, self.problems, self._chunks = path, [], chunks
         self._reader = Reader(path)
-        self._current: tuple[int, bytes] = (-1, b"")
         try:
             self._reader.open()
         except (ReaderError, OSError, ValueError, KeyError, AssertionError) as error:
@@ -70,10 +70,12 @@ class Ros1File:
     def close(self) -> None:
         """Close the file."""
         self._reader.close()
+        self._chunks.forget(self.path)
 
     def _chunk(self, at: int) -> bytes:
-        if self._current[0] != at:
-            chunk = self._reader.chunks[at]
-            self._reader.bio.seek(chunk.datapos)
-            self._current = at, chunk.decompressor(read_bytes(self._reader.bio, chunk.datasize))
-        return self._current[1]
+        return self._chunks.get(self.path, at, lambda: self._decompress(at))
+
+    def _decompress(self, at: int) -> bytes:
+        chunk = self._reader.chunks[at]
+        self._reader.bio.seek(chunk.datapos)
+        return chunk.decompressor(read_bytes(self._reader.bio, chunk.datasize))

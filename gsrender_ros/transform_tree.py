@@ -62,6 +62,13 @@ class TransformTree:
         self._parents.add(parent)
         return history.insert(stamp_ns, (parent, *value), self._cache_ns)
 
+    def apart_from(self, child: str) -> "TransformTree":
+        """A tree of the same histories, which both then share, but with none of ``child`` to its parent."""
+        tree = TransformTree(self._cache_ns)
+        tree._frames = {name: history for name, history in self._frames.items() if name != child}
+        tree._parents = set(self._parents)
+        return tree
+
     def clear(self) -> None:
         """Forget all histories; static transforms and the names of frames stay, as in tf2."""
         for history in self._frames.values():

@@ -248,3 +248,49 @@ def test_bags_are_read_without_ros(tmp_path):
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "bag")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "frames to train on: 1" in done.stdout
+
+
+def with_odometry(recording: Recording, moved_from: int = 10**9, moved_m: float = 0.0) -> Recording:
+    """Poses as Odometry instead of /tf; from a set on they lie elsewhere."""
+    rows = [r for r in recording.rows if r[0] not in ("/tf", "/odom")]
+    for at_ns in range(START_NS - STEP_NS, START_NS + 12 * STEP_NS, STEP_NS // 2):
+        T = pose(at_ns)
+        T[1, 3] += moved_m if at_ns >= START_NS + moved_from * STEP_NS else 0.0
+        rows.append(("/odom", "nav_msgs/msg/Odometry", at_ns, messages.odometry(T, at_ns, "map", "base_link")))
+    return Recording(rows)
+
+
+def test_odometry_that_jumps_divides_a_scene_and_is_never_interpolated_across(tmp_path, caplog):
+    (tmp_path / "rig.yaml").write_text(
+        "/**:\n  ros__parameters:\n    cameras: [cam_front, cam_back]\n    pose_source: odometry\n"
+        "    topics: {odometry: odom}\n    tf: {max_speed_mps: 50.0}\n"
+    )
+    config = {"params_file": str(tmp_path / "rig.yaml")}
+    whole = frames(write(with_odometry(record(10)), tmp_path / "whole"), **config)
+    assert whole.scene_names == ("whole",) and len(whole) == 10
+    np.testing.assert_allclose(whole.frame(5).T_global_ego, pose(START_NS + 5 * STEP_NS), atol=1e-9)
+    caplog.clear()
+    bag = frames(write(with_odometry(record(10), 5, 30.0), tmp_path / "bag"), **config)
+    assert "1 jumps of the odometry, first: Odometry jumped by 30.0 m within 0.050 s" in caplog.text
+    assert bag.scene_names == ("bag-1", "bag-2") and bag.adjacent(bag.indices_of("bag-1")[-1], 1) is None
+    stamps = [bag.frame(i).stamp_ns for i in range(len(bag))]
+    # Set 5's sweep, 10 ms before its image, and set 4's second image lie on other sides of a jump.
+    assert bag.recordings[0].dropped == {"no_tf": 10 - len(bag)} and len(bag) in (8, 9)
+    assert START_NS + 5 * STEP_NS not in stamps
+    for i in range(len(bag)):
+        moved = bag.frame(i).T_global_ego[1, 3] - pose(stamps[i])[1, 3]
+        assert moved == pytest.approx(30.0 if stamps[i] > START_NS + 5 * STEP_NS else 0.0, abs=1e-9)
+
+
+def test_odometry_that_is_no_rotation_is_refused_and_counted(tmp_path):
+    (tmp_path / "rig.yaml").write_text(
+        "/**:\n  ros__parameters:\n    cameras: [cam_front, cam_back]\n    pose_source: odometry\n"
+        "    topics: {odometry: odom}\n"
+    )
+    recording = with_odometry(record(6))
+    bad = [r for r in recording.rows if r[0] == "/odom"][4]
+    bad[3].pose.pose.orientation.w = 2.0
+    bag = frames(write(recording, tmp_path / "bag"), params_file=str(tmp_path / "rig.yaml"))
+    (refused,) = bag.recordings[0].poses.refused.items()
+    assert "odometry map -> base_link: its orientation" in refused[0]
+    assert refused[1] == 1 and len(bag) == 6  # interpolated between the poses around

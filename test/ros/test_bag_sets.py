@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gsrender_ros.bag_index import TopicIndex
+from gsrender_ros.bag_contents import TopicIndex
 from gsrender_ros.bag_sets import image_sets, runs_of
 from gsrender_ros.parameters import Settings
 from gsrender_ros.standins.message_filters import ApproximateTimeSynchronizer, SimpleFilter

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from recordings import Recording, record, write, write_ros1
 
-from gsrender_ros.bag_index import BagMessages, bag_index
+from gsrender_ros.bag_access import BagMessages
+from gsrender_ros.bag_index import bag_index
 from gsrender_ros.bag_messages import TYPESTORE
 from gsrender_ros.bag_reading import BagError
 from gsrender_ros.bag_storage import is_bag, storage_files
