@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from recordings import START_NS, STEP_NS, TF, Recording, record, write
 
+from gsrender_core.cli import main
 from gsrender_ros.bag_rig import settings_from_file
 from gsrender_ros.inspection import inspect, parameters_yaml
 from gsrender_ros.inspection_text import report_text
+
+USES = ("inference", "training")
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +102,15 @@ def test_another_vehicles_frames_and_topics_are_guessed(tmp_path):
     assert report["parameters"]["topics.image"] == "/rig/{camera}/image/jpeg"
     assert report["frames"]["usable"] == 2
     assert np.isfinite(report["spread_s"]["largest"])
+
+
+def test_the_exit_code_says_what_is_stopped(tmp_path, capsys):
+    whole = str(write(record(4), tmp_path / "whole"))
+    blind = str(write(record(4).without("lidar"), tmp_path / "blind"))
+    dark = str(write(record(4).without("image_raw"), tmp_path / "dark"))
+    codes = {(bag, use): main(["inspect", bag, "--for", use]) for bag in (whole, blind, dark) for use in USES}
+    assert [codes[whole, use] for use in USES] == [0, 0]
+    assert [codes[blind, use] for use in USES] == [0, 1]
+    assert [codes[dark, use] for use in USES] == [1, 1]
+    assert main(["inspect", blind]) == 0 and main(["inspect", str(tmp_path / "none")]) == 1
+    assert "STOPS training" in capsys.readouterr().out
