@@ -13,7 +13,7 @@ from gsrender_core.geometry import transform
 from gsrender_core.model.fold import fold_batch_norms
 from gsrender_core.model.gsrender import CameraInput, GSRender
 from gsrender_core.model.observation import PastMaps
-from gsrender_core.runtime import keep_freed_memory
+from gsrender_core.runtime import keep_freed_memory, multiplies_bfloat16
 from gsrender_core.voxel_grid import OccupancyGrid, VoxelGrid
 
 logger = logging.getLogger(__name__)
@@ -50,8 +50,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """
     names = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if precision == "auto":
-        amx = getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False)
-        return torch.bfloat16 if device.type == "cuda" or amx else torch.float32
+        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
     if precision not in names:
         raise ValueError(f"unknown precision {precision!r}; use auto, float32 or bfloat16")
     return names[precision]

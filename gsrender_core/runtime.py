@@ -4,9 +4,17 @@ import ctypes
 import logging
 import sys
 
+import torch
+
 logger = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 in hardware: CUDA, and CPUs with AMX. Others are many times slower by it."""
+    amx = getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False)
+    return device.type == "cuda" or bool(amx)
 
 
 def keep_freed_memory() -> bool:

@@ -23,7 +23,7 @@ from gsrender_core.metrics.miou import without_nan
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.objective import Objective
 from gsrender_core.run_folder import prepare, require_same_data
-from gsrender_core.runtime import keep_freed_memory
+from gsrender_core.runtime import keep_freed_memory, multiplies_bfloat16
 from gsrender_core.stop_signals import Stopped, StopSignals
 from gsrender_core.supply import DataSupply, ReplaySupply, spread
 from gsrender_core.training_frames import TrainingFrames
@@ -89,9 +89,12 @@ class Trainer:
         ``frames`` of an earlier run over the same data spare computing the same features again, where they fit.
         ``group``: the processes that train together; default those of torchrun's environment, or this one alone.
         """
+        self.group = group or Group(device)
+        if config.bf16 and not multiplies_bfloat16(self.group.device):
+            logger.warning("bf16: this %s lacks bfloat16 arithmetic; training in float32 is faster", self.group.device)
+            config = dataclasses.replace(config, bf16=False)
         self.supply = data if isinstance(data, ReplaySupply) else DataSupply(config, data)
         self.config, self.dataset, self.out = config, self.supply.dataset, Path(out)
-        self.group = group or Group(device)
         if self.group.joined and isinstance(data, ReplaySupply):
             raise ValueError("a replay trains in one process; start it without torchrun")
         self.device = self.group.device

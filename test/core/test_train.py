@@ -295,3 +295,13 @@ def test_a_run_without_a_configuration_takes_the_network_of_the_checkpoint_it_be
     assert starting_config("", tmp_path / "a.safetensors") == TrainConfig(model=model.config)
     (tmp_path / "mine.yaml").write_text("steps: 7\n")
     assert starting_config(str(tmp_path / "mine.yaml"), tmp_path / "a.safetensors") == TrainConfig(steps=7)
+
+
+def test_bfloat16_is_used_only_where_the_processor_has_it(tmp_path, monkeypatch, caplog):
+    config = small_training(steps=1, bf16=True)
+    for has in (False, True):
+        monkeypatch.setattr("gsrender_core.train.multiplies_bfloat16", lambda device, has=has: has)
+        caplog.clear()
+        trainer = Trainer(config, SmallData(), tmp_path / "run", "cpu")
+        assert trainer.config.bf16 is has
+        assert ("training in float32 is faster" in caplog.text) is not has
