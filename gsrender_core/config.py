@@ -78,6 +78,13 @@ class EncoderConfig:
     kind: str = "bev"
     channels: int = 64
     features: int = 24  # channels of the voxel feature volume P
+    # How kind bev comes from the lifted volume's cells to the grid's voxels: smooth (bilinear, then a convolution at
+    # full size) or subpixel (each cell's channels hold its voxels; faster).
+    widen: str = "smooth"
+
+    def __post_init__(self):
+        if self.widen not in ("smooth", "subpixel"):
+            raise ValueError(f"model.encoder.widen: {self.widen!r} is none of smooth, subpixel")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def _depth_net(view: ViewConfig, bins: int) -> nn.Module:
 
 def _encoder(config: EncoderConfig, inputs: int, height: int, upsample: int) -> nn.Module:
     if config.kind == "bev":
-        return BevEncoder(inputs, config.channels, config.features, height, upsample)
+        return BevEncoder(inputs, config, height, upsample)
     kinds = {"resnet3d": ResNet3d, "bevstereo3d": BevStereo3d}
     if config.kind not in kinds:
         raise ValueError(f"unknown encoder.kind {config.kind!r}; known: bev, resnet3d, bevstereo3d")
