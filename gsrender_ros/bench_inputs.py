@@ -11,7 +11,7 @@ from sensor_msgs.msg import CompressedImage
 
 from gsrender_ros.frame_assembly import FrameAssembler, ImageSet
 from gsrender_ros.image_conversions import Intrinsics
-from gsrender_ros.image_fitting import CameraFit, fit_slowly
+from gsrender_ros.image_fitting import AreaFit, CameraFit
 from gsrender_ros.lens import Distortion
 from gsrender_ros.standins import Buffer
 from gsrender_ros.tf_lookup import TransformLookup, message_from_matrix
@@ -52,7 +52,7 @@ def bench_inputs(quick: bool = False) -> dict:
     lookup, rig = _moving_rig()
     names = tuple(f"CAM_{index}" for index in range(CAMERAS))
     image_set = ImageSet(tuple(messages), tuple(ns for _, ns in rig), tuple(f for f, _ in rig), names, STAMP_NS)
-    assemble = FrameAssembler(TARGET)
+    assemble, slow_fit = FrameAssembler(TARGET), AreaFit(plain[0], TARGET)
 
     def frame(cameras, ahead: int) -> float:
         for index in range(ahead):
@@ -68,7 +68,7 @@ def bench_inputs(quick: bool = False) -> dict:
     def slowly() -> float:
         started = time.perf_counter()
         poses = lookup.rig_pose(STAMP_NS, rig)
-        np.stack(list(assemble.pool.map(lambda m: fit_slowly(m, plain[0], TARGET)[0], messages)))
+        np.stack(list(assemble.pool.map(slow_fit, messages)))
         assert poses.T_ego_cam.shape == (CAMERAS, 4, 4)
         return time.perf_counter() - started
 
@@ -88,7 +88,7 @@ def bench_inputs(quick: bool = False) -> dict:
     finally:
         assemble.close()
     result = {name: float(np.median(values) * 1e3) for name, values in durations.items()}
-    fast, slow = CameraFit(plain[0], TARGET)(messages[0]), fit_slowly(messages[0], plain[0], TARGET)[0]
+    fast, slow = CameraFit(plain[0], TARGET)(messages[0]), slow_fit(messages[0])
     return {
         "bytes": len(messages[0].data),
         **result,

@@ -8,6 +8,7 @@ While the network is busy nothing is decoded ahead: most of those images will ne
 import os
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from gsrender_core.data.frame import Frame
 from gsrender_ros.image_conversions import Intrinsics
-from gsrender_ros.image_fitting import CameraFit
+from gsrender_ros.image_fitting import AreaFit, CameraFit
 
 # Images of one camera that are decoded ahead before a set has used one: more would be work for nothing when sets do
 # not become complete, and memory.
@@ -45,18 +46,27 @@ class FrameAssembler:
     """Builds frames whose images have ``image_size`` (width, height), the network's.
 
     Decoding and resizing release the interpreter lock, so the threads of ``pool`` work side by side.
+
+    Args:
+        image_size: of the network.
+        make_fit: how images are fitted: ``CameraFit``, the fast way, or ``AreaFit``, that of training.
     """
 
-    def __init__(self, image_size: tuple[int, int]):
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        make_fit: Callable[[Intrinsics, tuple[int, int]], CameraFit | AreaFit] = CameraFit,
+    ):
         self.image_size = image_size
+        self._make_fit = make_fit
         self.pool = ThreadPoolExecutor(max_workers=max(1, min(8, os.cpu_count() or 1)), thread_name_prefix="decode")
         self._lock = threading.Lock()  # expect() and __call__ come from different threads
-        self._fits: dict[str, CameraFit] = {}
-        self._ahead: dict[str, deque[tuple[object, CameraFit, Future]]] = {}
+        self._fits: dict[str, CameraFit | AreaFit] = {}
+        self._ahead: dict[str, deque[tuple[object, CameraFit | AreaFit, Future]]] = {}
 
     def expect(self, message, camera: Intrinsics) -> None:
         """Start on an image that will probably be part of the next frame; never blocks."""
-        fit = self._fit(camera)
+        fit = self.fit(camera)
         with self._lock:
             waiting = self._ahead.setdefault(camera.camera, deque())
             if len(waiting) < _AHEAD:
@@ -68,7 +78,7 @@ class FrameAssembler:
         Raises:
             FrameDropped: decode (an image is not readable), calibration (its size is not its calibration's).
         """
-        fits = [self._fit(camera) for camera in intrinsics]
+        fits = [self.fit(camera) for camera in intrinsics]
         started = [
             self._started(message, fit) or self.pool.submit(fit, message)
             for message, fit in zip(image_set.messages, fits, strict=True)
@@ -88,14 +98,14 @@ class FrameAssembler:
         """End the threads."""
         self.pool.shutdown(wait=False, cancel_futures=True)
 
-    def _fit(self, camera: Intrinsics) -> CameraFit:
+    def fit(self, camera: Intrinsics) -> CameraFit | AreaFit:
         """How images of a camera are fitted: planned once for a calibration and size, anew when either changes."""
         fit = self._fits.get(camera.camera)
         if fit is None or not fit.camera.same_as(camera):
-            fit = self._fits[camera.camera] = CameraFit(camera, self.image_size)
+            fit = self._fits[camera.camera] = self._make_fit(camera, self.image_size)
         return fit
 
-    def _started(self, message, fit: CameraFit) -> Future | None:
+    def _started(self, message, fit: CameraFit | AreaFit) -> Future | None:
         with self._lock:
             for known, known_fit, planes in self._ahead.get(fit.camera.camera, ()):
                 if known is message and known_fit is fit:  # not where the calibration has changed in between

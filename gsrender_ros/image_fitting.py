@@ -1,10 +1,12 @@
 """From one image message to one camera's planes of the network's input, by the shortest way. No ROS.
 
-``CameraFit`` is the fast path: a jpeg is decoded at half, a quarter or an eighth of its size (its blocks are scaled
-before they become pixels), other images are averaged down as far; a bilinear step, which also takes the distortion of
-the lens out, makes up the rest. ``fit_slowly`` is what it is compared with, and how training reads its images: decode
-at full size, undistort, average down to the network's size.
+``CameraFit`` is the node's fast path: a jpeg is decoded at half, a quarter or an eighth of its size (its blocks are
+scaled before they become pixels), other images are averaged down as far; a bilinear step, which also takes the
+distortion of the lens out, makes up the rest. ``AreaFit`` is what it is compared with, and how images are trained on,
+from bags as from folders: decode at full size, undistort, average down to the network's size.
 """
+
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -59,6 +61,35 @@ class CameraFit:
         cv2.split(image, list(planes[::-1] if is_bgr else planes))
         return planes
 
+
+class AreaFit:
+    """Fits images as training reads them, step by step at full size; what ``CameraFit`` must come near to.
+
+    Without lens distortion the planes are those that ``data.nuscenes.NuScenes`` reads of the same jpeg.
+
+    Args and ``K`` as of ``CameraFit``.
+    """
+
+    def __init__(self, camera: Intrinsics, target: tuple[int, int]):
+        self.camera = camera
+        self._plan = fit_image(camera.size, camera.K, target)
+        self.K = self._plan.K
+
+    def __call__(self, message) -> np.ndarray:
+        """Planes uint8 [3, H, W], RGB; raises as ``CameraFit``."""
+        image = decode_image(message)
+        _check_size((image.shape[1], image.shape[0]), self.camera)
+        if self.camera.distortion is not None:
+            image = cv2.remap(image, *self._maps, cv2.INTER_LINEAR)
+        return self._plan(image).transpose(2, 0, 1)
+
+    @cached_property
+    def _maps(self) -> tuple[np.ndarray, np.ndarray]:
+        """For ``cv2.remap`` at full size; made with the first image, for labels alone need none."""
+        camera = self.camera
+        maps = undistortion_maps(camera.distortion, camera.K, camera.K, camera.size)
+        return cv2.convertMaps(*maps, cv2.CV_16SC2)
+
     def source_of(self, uv: np.ndarray) -> np.ndarray:
         """Where pixels uv [M, 2] of the fitted images lie in the images as they arrive, float64 [M, 2] px.
 
@@ -71,21 +102,6 @@ class CameraFit:
         column, row = np.floor(uv).astype(np.int64).T
         x, y = undistortion_maps(camera.distortion, camera.K, self.K, plan.target)
         return np.stack((x[row, column], y[row, column]), axis=1).astype(np.float64) + 0.5
-
-
-def fit_slowly(message, camera: Intrinsics, target: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Planes uint8 [3, H, W] and their ``K``, step by step at full size: what ``CameraFit`` must come near to.
-
-    Raises as ``CameraFit``.
-    """
-    image = decode_image(message)
-    size = (image.shape[1], image.shape[0])
-    _check_size(size, camera)
-    if camera.distortion is not None:
-        maps = undistortion_maps(camera.distortion, camera.K, camera.K, size)
-        image = cv2.remap(image, *maps, cv2.INTER_LINEAR)
-    plan = fit_image(size, camera.K, target)
-    return plan(image).transpose(2, 0, 1), plan.K
 
 
 def _shrink(size: tuple[int, int], plan: ImageFit) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 from gsrender_core.bag_config import BagConfig
 from gsrender_core.classes import IGNORE, LIDARSEG_NAMES, NUM_CLASSES, class_id, lidarseg_lookup
 from gsrender_core.data.frame import PixelLabels
-from gsrender_ros.image_fitting import CameraFit
+from gsrender_ros.image_fitting import AreaFit
 from gsrender_ros.sweeps import SweepPoints
 
 _OWN_VEHICLE_LIDARSEG = LIDARSEG_NAMES.index("vehicle.ego")
@@ -96,7 +96,7 @@ class PointLabels:
         alone = self.supervision == "geometry" and self.config.geometry_class == "others"
         return np.full(len(points), class_id("others") if alone else IGNORE, np.uint8), own
 
-    def from_images(self, labels: PixelLabels, images: list[np.ndarray], fits: list[CameraFit]) -> PixelLabels:
+    def from_images(self, labels: PixelLabels, images: list[np.ndarray], fits: list[AreaFit]) -> PixelLabels:
         """The labels with the classes that label images [H, W] (integers) show at their pixels.
 
         Args:

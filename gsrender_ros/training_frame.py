@@ -11,7 +11,7 @@ from gsrender_core.data.lidar_labels import CameraView, LabelOptions, held_out_p
 from gsrender_ros.clouds import Cloud
 from gsrender_ros.frame_assembly import FrameAssembler, ImageSet, RigPose
 from gsrender_ros.image_conversions import Intrinsics
-from gsrender_ros.image_fitting import CameraFit
+from gsrender_ros.image_fitting import AreaFit
 from gsrender_ros.point_labels import PointLabels
 from gsrender_ros.sweeps import Reference, SweepPoints, sweep_points, transform_between
 from gsrender_ros.transform_tree import TransformTree
@@ -57,11 +57,13 @@ class TrainingFrameMaker:
         self, image_size: tuple[int, int], config: BagConfig, point_labels: PointLabels, options: LabelOptions
     ):
         self.image_size, self.config, self.point_labels, self.options = image_size, config, point_labels, options
-        self._assemble: FrameAssembler | None = None
-        self._fits: dict[str, CameraFit] = {}
+        self._assemble = FrameAssembler(image_size, AreaFit)
 
     def __getstate__(self):
-        return {**vars(self), "_assemble": None, "_fits": {}}
+        return self.image_size, self.config, self.point_labels, self.options
+
+    def __setstate__(self, state):
+        self.__init__(*state)
 
     def rig_pose(self, moment: Moment) -> RigPose:
         """Where every camera stood when it fired.
@@ -87,15 +89,13 @@ class TrainingFrameMaker:
             count = len(moment.frames)
             frame = Frame(
                 images=np.zeros((count, 3, 0, 0), np.uint8),
-                Ks=np.stack([self._fit(camera).K for camera in moment.intrinsics]),
+                Ks=np.stack([self._assemble.fit(camera).K for camera in moment.intrinsics]),
                 T_ego_cam=rig_pose.T_ego_cam,
                 T_global_ego=rig_pose.T_global_ego,
                 stamp_ns=moment.reference.stamp_ns,
                 camera_names=moment.channels,
             )
         else:
-            if self._assemble is None:
-                self._assemble = FrameAssembler(self.image_size)
             image_set = ImageSet(
                 tuple(messages), moment.stamps_ns, moment.frames, moment.channels, moment.reference.stamp_ns
             )
@@ -147,11 +147,5 @@ class TrainingFrameMaker:
         labels = pixel_labels(points.points_ego, classes, held, view, self.options, held_out)
         if label_images is None:
             return labels
-        fits = [self._fit(camera) for camera in moment.intrinsics]
+        fits = [self._assemble.fit(camera) for camera in moment.intrinsics]
         return self.point_labels.from_images(labels, label_images, fits)
-
-    def _fit(self, camera: Intrinsics) -> CameraFit:
-        fit = self._fits.get(camera.camera)
-        if fit is None or not fit.camera.same_as(camera):
-            fit = self._fits[camera.camera] = CameraFit(camera, self.image_size)
-        return fit

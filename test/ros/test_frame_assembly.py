@@ -6,10 +6,9 @@ from test_image_conversions import raw
 from test_image_fitting import intrinsics, jpeg, scene
 
 from gsrender_core.geometry import transform
-from gsrender_ros import frame_assembly
 from gsrender_ros.frame_assembly import FrameAssembler, ImageSet, RigPose
 from gsrender_ros.image_conversions import Intrinsics
-from gsrender_ros.image_fitting import CameraFit, fit_slowly
+from gsrender_ros.image_fitting import AreaFit, CameraFit
 from gsrender_ros.statistics import FrameDropped
 
 TARGET = (64, 32)
@@ -17,10 +16,22 @@ SIZES = [(160, 90), (128, 128), (96, 54)]  # cameras of one vehicle need not be 
 
 
 @pytest.fixture
-def assemble():
-    assembler = FrameAssembler(TARGET)
-    yield assembler
-    assembler.close()
+def assembler():
+    """Makes assemblers, and closes them in the end."""
+    made = []
+
+    def make(*make_fit) -> FrameAssembler:
+        made.append(FrameAssembler(TARGET, *make_fit))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def assemble(assembler):
+    return assembler()
 
 
 def camera(index: int) -> Intrinsics:
@@ -38,14 +49,14 @@ def image_set(messages) -> ImageSet:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_frames_of_cameras_of_any_size_and_number(assemble, count):
+@pytest.mark.parametrize("fit", [CameraFit, AreaFit])
+def test_frames_of_cameras_of_any_size_and_number(assembler, count, fit):
     cameras = [camera(index) for index in range(count)]
     messages = [jpeg(scene(c.size, seed)) for seed, c in enumerate(cameras)]
-    frame = assemble(image_set(messages), cameras, poses(count))
+    frame = assembler(fit)(image_set(messages), cameras, poses(count))
     for index, (message, one) in enumerate(zip(messages, cameras, strict=True)):
-        planes, K = fit_slowly(message, one, TARGET)
-        assert np.abs(frame.images[index].astype(float) - planes).mean() < 4
-        np.testing.assert_array_equal(frame.Ks[index], K)
+        np.testing.assert_array_equal(frame.images[index], fit(one, TARGET)(message))
+        np.testing.assert_array_equal(frame.Ks[index], fit(one, TARGET).K)
     np.testing.assert_array_equal(frame.T_ego_cam, poses(count).T_ego_cam)
     assert (frame.stamp_ns, frame.image_size, frame.token) == (5, TARGET, "5")
     assert frame.camera_names == tuple(f"CAM_{i}" for i in range(count))
@@ -62,9 +73,9 @@ def test_an_image_of_another_size_than_its_calibration_is_refused_until_the_cali
     np.testing.assert_array_equal(frame.Ks[0], CameraFit(changed, TARGET).K)
 
 
-def test_the_plan_is_made_once_for_a_calibration(assemble, monkeypatch):
+def test_the_plan_is_made_once_for_a_calibration(assembler):
     made = []
-    monkeypatch.setattr(frame_assembly, "CameraFit", lambda *args: made.append(args[0]) or CameraFit(*args))
+    assemble = assembler(lambda *args: made.append(args[0]) or CameraFit(*args))
     message = raw(scene(SIZES[0]))
     for _ in range(3):
         assemble(image_set([message]), [camera(0)], poses(1))  # equal, not the same object
@@ -86,18 +97,17 @@ class Counting:
         return np.full((3, TARGET[1], TARGET[0]), message, np.uint8)
 
 
-def test_images_are_decoded_ahead_once_and_not_more_than_two(assemble, monkeypatch):
-    monkeypatch.setattr(frame_assembly, "CameraFit", Counting)
-    one = camera(0)
+def test_images_are_decoded_ahead_once_and_not_more_than_two(assembler):
+    assemble, one = assembler(Counting), camera(0)
     for value in (1, 2, 3, 4):
         assemble.expect(value, one)
     frame = assemble(image_set([2]), [one], poses(1))
     assert np.unique(frame.images).tolist() == [2]
-    seen = assemble._fit(one).seen
+    seen = assemble.fit(one).seen
     assert seen.count(2) == 1 and set(seen) <= {1, 2}
     assemble.expect(5, one)  # a set was used: there is room again
     assert np.unique(assemble(image_set([5]), [one], poses(1)).images).tolist() == [5]
-    assert assemble._fit(one).seen.count(5) == 1
+    assert assemble.fit(one).seen.count(5) == 1
     assert np.unique(assemble(image_set([6]), [one], poses(1)).images).tolist() == [6]  # never expected
 
 
@@ -109,7 +119,7 @@ def test_what_was_decoded_with_another_calibration_is_not_used(assemble):
     assert np.array_equal(frame.images[0], CameraFit(moved, TARGET)(message))
 
 
-def test_expecting_never_blocks_and_its_error_belongs_to_the_frame(assemble, monkeypatch):
+def test_expecting_never_blocks_and_its_error_belongs_to_the_frame(assembler):
     release = threading.Event()
 
     class Slow(Counting):
@@ -117,7 +127,7 @@ def test_expecting_never_blocks_and_its_error_belongs_to_the_frame(assemble, mon
             release.wait(30)
             raise FrameDropped("decode", "garbage")
 
-    monkeypatch.setattr(frame_assembly, "CameraFit", Slow)
+    assemble = assembler(Slow)
     assemble.expect(1, camera(0))  # returns although the decoder is stuck
     release.set()
     with pytest.raises(FrameDropped, match="garbage"):

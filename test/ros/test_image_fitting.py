@@ -9,7 +9,7 @@ import simplejpeg
 from sensor_msgs.msg import CompressedImage, Image
 
 from gsrender_ros.image_conversions import Intrinsics
-from gsrender_ros.image_fitting import CameraFit, fit_slowly
+from gsrender_ros.image_fitting import AreaFit, CameraFit
 from gsrender_ros.lens import Distortion
 from gsrender_ros.statistics import FrameDropped
 
@@ -61,11 +61,10 @@ LENSES = {
 @pytest.mark.parametrize("lens", LENSES)
 def test_the_short_way_shows_what_the_long_way_shows(size, kind, lens):
     message, camera = MESSAGES[kind](scene(size)), intrinsics(size, LENSES[lens])
-    fit = CameraFit(camera, TARGET)
-    planes = fit(message)
-    expected, K = fit_slowly(message, camera, TARGET)
+    fit, slow = CameraFit(camera, TARGET), AreaFit(camera, TARGET)
+    planes, expected = fit(message), slow(message)
     assert (planes.dtype, planes.shape) == (np.uint8, (3, TARGET[1], TARGET[0]))
-    np.testing.assert_array_equal(fit.K, K)
+    np.testing.assert_array_equal(fit.K, slow.K)
     # Edges differ by how they are averaged; a shift by half a pixel, swapped colours or a wrong crop exceed this.
     difference = np.abs(planes.astype(float) - expected)
     assert difference.mean() < 2.5, difference.mean()
@@ -109,8 +108,9 @@ def test_a_distorted_lens_shows_straight_lines_straight():
         np.testing.assert_allclose(at, expected[:2], atol=0.15)
 
 
+@pytest.mark.parametrize("fit", [CameraFit, AreaFit])
 @pytest.mark.parametrize("kind", MESSAGES)
-def test_another_size_than_the_calibrations_is_refused(kind):
+def test_another_size_than_the_calibrations_is_refused(kind, fit):
     with pytest.raises(FrameDropped, match="images of c are 80x44, their calibration is for 160x90") as dropped:
-        CameraFit(intrinsics((160, 90)), TARGET)(MESSAGES[kind](scene((80, 44))))
+        fit(intrinsics((160, 90)), TARGET)(MESSAGES[kind](scene((80, 44))))
     assert dropped.value.reason == "calibration"
