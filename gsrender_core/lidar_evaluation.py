@@ -66,6 +66,8 @@ def evaluate_on_returns(
         except (ValueError, OSError) as error:
             skipped += 1
             logger.warning("frame %d is left out: %s", i, error)
+            if progress:
+                progress(i + 1, len(dataset))
             continue
         frames += 1
         grids = {"prediction": predictor(frame, previous=previous).semantics}
