@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from gsrender_core.classes import IGNORE, NUM_CLASSES
 from gsrender_core.data.lidar_labels import OWN_VEHICLE_MAX_M, OWN_VEHICLE_MIN_M
 
 SUPERVISION = ("auto", "field", "images", "function", "geometry")
@@ -61,6 +62,12 @@ class BagConfig:
             raise ValueError(f"bag.own_vehicle: {self.own_vehicle_min_m} is not below {self.own_vehicle_max_m}")
         if self.semantic_topic and "{camera}" not in self.semantic_topic:
             raise ValueError(f"bag.semantic_topic: {self.semantic_topic!r} lacks {{camera}}")
+        for theirs, ours in self.semantic_ids:
+            if not 0 <= theirs < 2**16 or not (0 <= ours < NUM_CLASSES or ours == IGNORE):
+                raise ValueError(
+                    f"bag.semantic_ids: [{theirs}, {ours}] must be [their id 0..65535, class id 0..{NUM_CLASSES - 1} "
+                    f"or {IGNORE} for none]"
+                )
         if self.supervision == "images" and not self.semantic_topic:
             raise ValueError("bag.supervision is images: name their topics in bag.semantic_topic")
         if self.supervision == "function" and not self.label_function:

@@ -29,6 +29,8 @@ def test_the_table_of_keys_is_the_configuration():
         ({"held_out_margin_s": -1.0}, "0 or more"),
         ({"own_vehicle_min_m": (9.0, 0.0, 0.0)}, "is not below"),
         ({"semantic_topic": "semantic"}, "lacks {camera}"),
+        ({"semantic_ids": ((3, 11), (7, 17))}, "[7, 17] must be [their id 0..65535, class id 0..16 or 255"),
+        ({"semantic_ids": ((70000, 4),)}, "[70000, 4] must be"),
         ({"supervision": "images"}, "name their topics in bag.semantic_topic"),
         ({"supervision": "function"}, "name it in bag.label_function"),
         ({"label_function": "module"}, "is not module:function"),
