@@ -4,7 +4,6 @@ Every image of the reference camera is a frame that came in; what becomes of it 
 Time that jumps back (a looped bag) throws everything away that was waiting.
 """
 
-import time
 from collections import Counter, deque
 
 from rclpy.clock import JumpThreshold
@@ -15,11 +14,7 @@ from gsrender_ros.image_conversions import set_stamp, stamp_to_ns
 from gsrender_ros.layouts import CameraNames
 from gsrender_ros.standins import ApproximateTimeSynchronizer, SimpleFilter
 from gsrender_ros.statistics import FrameStatistics
-
-# A topic's stamps may arrive slightly out of order; further back than this, time itself went back.
-BACKWARD_JUMP_NS = 200_000_000
-# After a jump, images of the time before may still arrive from a camera whose first new image has not; at most so long.
-STRAGGLER_S = 1.0
+from gsrender_ros.stragglers import BACKWARD_JUMP_NS, Stragglers
 
 
 class CameraSync:
@@ -51,10 +46,7 @@ class CameraSync:
         self.images_received: Counter = Counter()
         self.images_without_stamp: Counter = Counter()
         self.recent_stamps_ns = {c.camera: deque(maxlen=settings.sync_queue_size) for c in cameras}
-        # Cameras that have not shown the new time since a jump; the stamp between both times; a wall-time limit.
-        self._before_jump: set[int] = set()
-        self._jump_divide_ns = 0
-        self._jump_over_at = 0.0
+        self._stragglers = Stragglers()
         self._newest_set_ns = 0
         # Newest stamp of any camera, and the first since the last silence of all.
         self._newest_ns = self._started_ns = 0
@@ -71,7 +63,7 @@ class CameraSync:
         if stamp_ns == 0:
             self._drop_without_stamp(index, name)
             return
-        if self._is_straggler(index, stamp_ns):
+        if self._stragglers.holds(index, stamp_ns):
             if index == self._reference:
                 self._statistics.dropped("reset", "image of the time before the jump")
             return
@@ -102,10 +94,7 @@ class CameraSync:
         self._newest_set_ns = self._newest_ns = self._started_ns = 0
         self.missing = ()
         self._rebuild()
-        if before_ns - after_ns > BACKWARD_JUMP_NS:
-            self._before_jump = set(range(len(self.cameras)))
-            self._jump_divide_ns = (before_ns + after_ns) // 2
-            self._jump_over_at = time.monotonic() + STRAGGLER_S
+        self._stragglers.begin(range(len(self.cameras)), before_ns, after_ns)
 
     @property
     def active_cameras(self) -> tuple[str, ...]:
@@ -214,15 +203,6 @@ class CameraSync:
         if self._settings.sync_missing_cameras == "continue":
             return "going on without it, what only it sees is guessed"
         return "no output until it returns (sync.missing_cameras:=continue would go on without it)"
-
-    def _is_straggler(self, index: int, stamp_ns: int) -> bool:
-        """Whether an image is of the time before a jump: each camera's first new image ends that for its own."""
-        if index not in self._before_jump:
-            return False
-        if stamp_ns > self._jump_divide_ns and time.monotonic() < self._jump_over_at:
-            return True
-        self._before_jump.discard(index)
-        return False
 
     def _expect(self, stamp_ns: int) -> None:
         self._expected.append(stamp_ns)

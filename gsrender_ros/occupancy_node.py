@@ -34,12 +34,10 @@ from gsrender_ros.predictor_host import PredictorHost
 from gsrender_ros.ros_arguments import explain_name, start_rclpy
 from gsrender_ros.self_check import SelfCheck
 from gsrender_ros.services import Services
+from gsrender_ros.side_node import spin_once
 from gsrender_ros.standins import GENUINE
 from gsrender_ros.statistics import FrameDropped, FrameStatistics
 from gsrender_ros.stop_signal import StopSignal
-
-# After the clock jumped back, the images' own jump follows at once and must not clear the new transforms.
-JUMP_SETTLES_S = 2.0
 
 
 class OccupancyNode(Node):
@@ -67,7 +65,6 @@ class OccupancyNode(Node):
         self.assemble_frame: FrameAssembler | None = None
         self.worker.start(lambda: self._use_checkpoint(self.settings.checkpoint))
         self._history_generation = 0
-        self._cleared_at = 0.0
         self._paused = False
 
         self.poses = PoseSource(self, self.settings, calibration)
@@ -84,6 +81,7 @@ class OccupancyNode(Node):
         self.topics = CameraTopics(self, cameras, self.settings, self._on_image, calibration)
         self._create_diagnostics()
         self._own_services = Services(self, self.settings.checkpoint)
+        self.poses.start()
         facts = "; ".join(f"{name} {value}" for name, value in self.host.facts().items())
         self.get_logger().info(f"ready: {len(cameras)} cameras; {facts}")
 
@@ -170,25 +168,26 @@ class OccupancyNode(Node):
     def reset(self) -> None:
         """Forget everything that came in so far: waiting images, transforms, previous frames, outputs."""
         self.sync.reset(self.get_clock().now().nanoseconds)
-        self._forget(clear_transforms=True)
+        self.poses.clear()
+        self._forget()
         self.get_logger().info("reset: synchroniser, transforms, history and outputs cleared")
 
     def _on_clock_jump(self) -> None:
-        self.sync.reset(self.get_clock().now().nanoseconds)
-        self._forget(clear_transforms=True)
+        now_ns = self.get_clock().now().nanoseconds
+        self.sync.reset(now_ns)
+        self.poses.clock_jumped(now_ns)
+        self._forget()
         self.get_logger().warning("the clock jumped back: synchroniser, transforms and markers cleared")
 
     def _on_stamp_jump(self, before_ns: int, after_ns: int) -> None:
-        self._forget(clear_transforms=time.monotonic() - self._cleared_at > JUMP_SETTLES_S)
+        self.poses.stamps_jumped(after_ns)
+        self._forget()
         self.get_logger().warning(
             f"image stamps jumped back from {before_ns / 1e9:.3f} to {after_ns / 1e9:.3f}: cleared and started anew"
         )
 
-    def _forget(self, clear_transforms: bool) -> None:
+    def _forget(self) -> None:
         self.worker.reset()
-        if clear_transforms:
-            self.poses.clear()
-            self._cleared_at = time.monotonic()
         self.outputs.clear()
         if self.self_check is not None:
             self.self_check.reset()
@@ -196,21 +195,13 @@ class OccupancyNode(Node):
     def close(self) -> None:
         """Stop the worker, say a last time how many frames there were, end."""
         self.worker.stop()
+        self.poses.close()
         self.outputs.close()
         if self.self_check is not None:
             self.self_check.stop()
         self.assemble_frame.close()
         self.diagnostics.publish()
         self.destroy_node()
-
-
-def _spin_once(executor: SingleThreadedExecutor, node: OccupancyNode) -> None:
-    try:
-        executor.spin_once(timeout_sec=0.1)
-    except ExternalShutdownException:
-        raise
-    except Exception as error:  # what one callback stumbles over must not end a node on a vehicle
-        node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}", throttle_duration_sec=2.0)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -234,7 +225,7 @@ def main(args: list[str] | None = None) -> int:
     executor.add_node(node)
     try:
         while not stop:
-            _spin_once(executor, node)
+            spin_once(executor, node.get_logger())
     except ExternalShutdownException:
         pass
     finally:

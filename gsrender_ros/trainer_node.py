@@ -39,13 +39,12 @@ from gsrender_ros.player_control import PlayerControl
 from gsrender_ros.pose_source import PoseSource
 from gsrender_ros.prediction import Prediction
 from gsrender_ros.ros_arguments import explain_name, start_rclpy
+from gsrender_ros.side_node import spin_once
 from gsrender_ros.statistics import FrameStatistics
 from gsrender_ros.training_parameters import NOT_FOR_TRAINING, TrainingSettings
 from gsrender_ros.training_topics import TrainingTopics
 
 PACE_S, LOOK_FOR_LIDARS_S = 0.1, 0.5
-# After the clock jumped back, the images' own jump follows at once and must not clear the new transforms.
-JUMP_SETTLES_S = 2.0
 RELEASE_S = 2.0  # how long a paused player is asked to go on, at the end
 
 
@@ -95,7 +94,6 @@ class TrainerNode(Node):
         self.frames.on_drop = self._on_drop
         self.sync.on_set = self.frames.submit
         self.sync.on_jump = self._on_stamp_jump
-        self._cleared_at = 0.0
         self._clock_watch = watch_clock(self.get_clock(), self._on_clock_jump)
 
         self.player = PlayerControl(self, training.players)
@@ -112,6 +110,7 @@ class TrainerNode(Node):
         self.training.wants_grid = lambda: self.outputs.listened_to
         self.training.facts = self._facts
         self.training.start()
+        self.poses.start()
         self.get_logger().info(f"ready: {len(cameras)} cameras, run {training.out}, device {settings.device}")
 
     def _create_diagnostics(self) -> None:
@@ -131,21 +130,18 @@ class TrainerNode(Node):
         self.sync.add_image(index, message)
 
     def _on_clock_jump(self) -> None:
-        self.sync.reset(self.get_clock().now().nanoseconds)
-        self._forget(clear_transforms=True)
+        now_ns = self.get_clock().now().nanoseconds
+        self.sync.reset(now_ns)
+        self.frames.restart()
+        self.poses.clock_jumped(now_ns)
         self.get_logger().warning("the clock jumped back: another scene begins")
 
     def _on_stamp_jump(self, before_ns: int, after_ns: int) -> None:
-        self._forget(clear_transforms=time.monotonic() - self._cleared_at > JUMP_SETTLES_S)
+        self.frames.restart()
+        self.poses.stamps_jumped(after_ns)
         self.get_logger().warning(
             f"image stamps jumped back from {before_ns / 1e9:.3f} to {after_ns / 1e9:.3f}: another scene begins"
         )
-
-    def _forget(self, clear_transforms: bool) -> None:
-        self.frames.restart()
-        if clear_transforms:
-            self.poses.buffer.clear()
-            self._cleared_at = time.monotonic()
 
     # -- pace and end -------------------------------------------------------------------------------------------------
 
@@ -224,6 +220,7 @@ class TrainerNode(Node):
             self.player.want(False)
             self.executor.spin_once(timeout_sec=0.05)
         self.frames.stop()
+        self.poses.close()
         self.training.stop(number)
         self.outputs.close()
         self.diagnostics.publish()
@@ -265,7 +262,7 @@ def main(args: list[str] | None = None) -> int:
     executor.add_node(node)
     try:
         while not number and not node.ended:
-            executor.spin_once(timeout_sec=0.1)
+            spin_once(executor, node.get_logger())
     except ExternalShutdownException:
         pass
     finally:

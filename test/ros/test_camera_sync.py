@@ -4,7 +4,7 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from gsrender_ros import camera_sync
+from gsrender_ros import stragglers
 from gsrender_ros.camera_sync import CameraSync
 from gsrender_ros.layouts import camera_names
 from gsrender_ros.parameters import Settings
@@ -258,7 +258,7 @@ def test_stamp_source(source, stamp, expected):
 
 def test_a_looped_bag_goes_on_after_the_jump(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(camera_sync.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stragglers.time, "monotonic", lambda: now[0])
     rig = Rig(sync_queue_size=3)
     for round_ in range(3):
         now[0] = 10.0 * round_

@@ -1,12 +1,10 @@
 """The node as a process, fed by the player as a process, over DDS."""
 
 import signal
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import ExternalShutdownException
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message
 from ros_processes import (
@@ -22,7 +20,6 @@ from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import Marker, MarkerArray
 
-from gsrender_ros.occupancy_node import _spin_once
 from gsrender_ros.standins import GENUINE
 
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -176,22 +173,6 @@ def test_nuscenes2bag_by_odometry_in_a_namespace_recorded_by_the_recorder(checkp
     cloud = deserialize_message(raw[0], PointCloud2)
     assert cloud.header.frame_id == "base_link" and len(cloud.data) == 24 * cloud.width
     assert np.isfinite(np.frombuffer(bytes(cloud.data), np.float32).reshape(-1, 6)[:, :3]).all()
-
-
-def test_a_callback_that_fails_is_said_and_survived():
-    class Executor:
-        def spin_once(self, timeout_sec):
-            raise self.error
-
-    lines = []
-    log = SimpleNamespace(error=lambda text, **_: lines.append(text))
-    executor, node = Executor(), SimpleNamespace(get_logger=lambda: log)
-    executor.error = KeyError("cam_front")
-    _spin_once(executor, node)
-    assert lines == ["a callback failed: KeyError: 'cam_front'"]
-    executor.error = ExternalShutdownException()
-    with pytest.raises(ExternalShutdownException):
-        _spin_once(executor, node)
 
 
 @pytest.mark.parametrize(
