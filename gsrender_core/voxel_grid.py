@@ -35,8 +35,15 @@ class VoxelGrid:
 
     def centers_ego(self) -> np.ndarray:
         """Voxel centres in the ego frame, float32 [X, Y, Z, 3], metres."""
-        axes = [lo + (np.arange(n) + 0.5) * self.voxel_size_m for lo, n in zip(self.min_m, self.shape, strict=True)]
-        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).astype(np.float32)
+        return np.stack(np.meshgrid(*self.axis_centers(), indexing="ij"), axis=-1).astype(np.float32)
+
+    def axis_centers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Coordinates of the voxel centres along x, y and z in the ego frame, float64 [X], [Y], [Z], metres."""
+        x, y, z = (
+            low + (np.arange(count) + 0.5) * self.voxel_size_m
+            for low, count in zip(self.min_m, self.shape, strict=True)
+        )
+        return x, y, z
 
     def index_of(self, points_ego: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Voxel indices int64 [N, 3] of ego points [N, 3] and a bool [N] that says which lie inside.

@@ -13,12 +13,12 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from visualization_msgs.msg import MarkerArray
 
-from gsrender_ros.conversions import cloud_from_occupancy
+from gsrender_ros.conversions import cloud_from_occupancy, cloud_points
 from gsrender_ros.debug_images import CameraView
 from gsrender_ros.layouts import camera_names
-from gsrender_ros.occupancy_projection import MapBand, map_from_occupancy
+from gsrender_ros.occupancy_projection import MapBand, cells_of_map, map_from_occupancy
 from gsrender_ros.prediction import Prediction
-from gsrender_ros.visualization import MarkerBuilder, empty_markers
+from gsrender_ros.visualization import MarkerBuilder, empty_markers, every_class
 
 # Matches every subscriber, and hands the last grid to one that comes late.
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -81,6 +81,10 @@ class OccupancyOutputs:
         self._closing = False
         build_markers = MarkerBuilder(self._logger)
         band = MapBand(settings.map_min_z_m, settings.map_max_z_m, settings.map_drivable_classes)
+        # Compiles, where it is the first time on this machine: seconds that the first grid need not wait.
+        sample = every_class()
+        cloud_points(sample)
+        cells_of_map(sample.semantics, sample.grid, band)
         ego_frame = settings.ego_frame
         markers = self._create(
             MarkerArray, "~/occupancy/markers", lambda p: build_markers(p.occupancy, ego_frame),

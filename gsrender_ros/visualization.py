@@ -7,37 +7,42 @@ distribution: ``MarkerBuilder`` compares both once and falls back to objects.
 
 import struct
 
+import numba
 import numpy as np
 from geometry_msgs.msg import Point
 from rclpy.serialization import serialize_message
 from visualization_msgs.msg import Marker, MarkerArray
 
-from gsrender_core.classes import CLASS_COLORS, CLASS_NAMES, FREE, NUM_CLASSES
+from gsrender_core.classes import CLASS_COLORS, CLASS_NAMES, FREE
 from gsrender_core.voxel_grid import OccupancyGrid, VoxelGrid
 from gsrender_ros.image_conversions import set_stamp
+from gsrender_ros.occupied_voxels import occupied_index
 
 CDR_LITTLE_ENDIAN = b"\x00\x01\x00\x00"
 
 
 def cubes_by_class(occupancy: OccupancyGrid) -> list[tuple[int, np.ndarray]]:
     """(class id, voxel centres float64 [N, 3] in the ego frame, m) of every class that occurs, ids ascending."""
-    grid = occupancy.grid
-    flat = occupancy.semantics.reshape(-1)
-    occupied = np.flatnonzero(flat != FREE).astype(np.int32)  # int32 divides twice as fast, and grids are small
-    labels = flat[occupied]
-    occupied = occupied[np.argsort(labels, kind="stable")]
-    column, z_index = np.divmod(occupied, grid.shape[2])
-    x_index, y_index = np.divmod(column, grid.shape[1])
-    centers = np.empty((len(occupied), 3))
-    for axis, index in enumerate((x_index, y_index, z_index)):
-        axis_centers = grid.min_m[axis] + (np.arange(grid.shape[axis]) + 0.5) * grid.voxel_size_m
-        centers[:, axis] = axis_centers[index]
-    ends = np.cumsum(np.bincount(labels, minlength=NUM_CLASSES))
-    return [
-        (class_id, centers[(ends[class_id - 1] if class_id else 0) : ends[class_id]])
-        for class_id in range(NUM_CLASSES)
-        if ends[class_id] > (ends[class_id - 1] if class_id else 0)
-    ]
+    index = occupied_index(occupancy.semantics)
+    labels = occupancy.semantics.reshape(-1)[index]
+    counts = np.bincount(labels, minlength=FREE)
+    ends = np.cumsum(counts)
+    centers = np.empty((len(index), 3))
+    _fill_centers((index, labels), occupancy.grid.axis_centers(), ends - counts, centers)
+    return [(int(id_), centers[ends[id_] - counts[id_] : ends[id_]]) for id_ in np.flatnonzero(counts)]
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_centers(voxels, axis_centers, begins, centers):
+    """Centres of voxels (flat index, label), those of a class from its place in ``begins`` on, which is moved."""
+    index, labels = voxels
+    xs, ys, zs = axis_centers
+    for m in range(len(index)):
+        n = begins[labels[m]]
+        begins[labels[m]] = n + 1
+        column, k = divmod(index[m], len(zs))
+        i, j = divmod(column, len(ys))
+        centers[n, 0], centers[n, 1], centers[n, 2] = xs[i], ys[j], zs[k]
 
 
 def markers_from_occupancy(occupancy: OccupancyGrid, frame_id: str) -> MarkerArray:
@@ -73,10 +78,10 @@ class _CdrWriter:
         self._size = 0  # of the body; alignment counts from behind the 4 bytes of the header
         self.padding: list[int] = []  # positions of padding bytes in the result
 
-    def _append(self, data: bytes, alignment: int) -> None:
+    def _append(self, data: bytes | memoryview, alignment: int) -> None:
         padding = -self._size % alignment
         self.padding.extend(range(4 + self._size, 4 + self._size + padding))
-        self._parts.append(b"\x00" * padding + data)
+        self._parts += (b"\x00" * padding, data)
         self._size += padding + len(data)
 
     def uint32(self, value: int) -> None:
@@ -103,7 +108,7 @@ class _CdrWriter:
         """A sequence of geometry_msgs/Point [N, 3]."""
         self.uint32(len(points))
         if len(points):  # an empty sequence aligns nothing
-            self._append(np.ascontiguousarray(points, "<f8").tobytes(), 8)
+            self._append(memoryview(np.ascontiguousarray(points, "<f8")).cast("B"), 8)
 
     def finish(self) -> bytes:
         return b"".join(self._parts)
@@ -206,7 +211,11 @@ class MarkerBuilder:
     @staticmethod
     def bytes_are_right() -> bool:
         """Compare bytes and objects on a small grid that holds every class and odd lengths of strings."""
-        grid = VoxelGrid((-1.0, 2.0, 0.5), 0.3, (4, 3, 3))
-        semantics = (np.arange(grid.size, dtype=np.uint8) % (FREE + 1)).reshape(grid.shape)
-        sample = OccupancyGrid(semantics, None, grid, 1_532_402_927_612_460_123)
-        return all(marker_bytes_equal_objects(sample, frame) for frame in ("base_link", "ego", "a"))
+        return all(marker_bytes_equal_objects(every_class(), frame) for frame in ("base_link", "ego", "a"))
+
+
+def every_class() -> OccupancyGrid:
+    """A small grid in which every class occurs, to try outputs on."""
+    grid = VoxelGrid((-1.0, 2.0, 0.5), 0.3, (4, 3, 3))
+    semantics = (np.arange(grid.size, dtype=np.uint8) % (FREE + 1)).reshape(grid.shape)
+    return OccupancyGrid(semantics, None, grid, 1_532_402_927_612_460_123)

@@ -1,11 +1,12 @@
 import numpy as np
+import pytest
 from geometry_msgs.msg import TransformStamped
 from sensor_msgs.msg import PointField
 
 from gsrender_core.classes import CLASS_COLORS, FREE
 from gsrender_core.geometry import transform
 from gsrender_core.voxel_grid import OccupancyGrid, VoxelGrid
-from gsrender_ros.conversions import cloud_from_occupancy
+from gsrender_ros.conversions import cloud_from_occupancy, cloud_points
 from gsrender_ros.tf_lookup import matrix_from_message, message_from_matrix
 
 RNG = np.random.default_rng(2)
@@ -38,14 +39,28 @@ def test_cloud_of_known_voxels_read_back_field_by_field():
     assert [packed >> 16 & 255, packed >> 8 & 255, packed & 255] == CLASS_COLORS[7].tolist()
 
 
-def test_cloud_agrees_with_the_grids_own_list_of_voxels():
-    semantics = RNG.integers(0, FREE + 1, (7, 5, 3)).astype(np.uint8)
-    occupancy = OccupancyGrid(semantics, None, VoxelGrid((-3.0, 1.0, -1.0), 0.4, (7, 5, 3)), 1)
+@pytest.mark.parametrize("has_confidence", [False, True])
+def test_cloud_agrees_with_the_grids_own_list_of_voxels(has_confidence):
+    shape = (7, 5, 3)
+    semantics = RNG.integers(0, FREE + 1, shape).astype(np.uint8)
+    given = RNG.random(shape, dtype=np.float32) if has_confidence else None
+    occupancy = OccupancyGrid(semantics, given, VoxelGrid((-3.0, 1.0, -1.0), 0.4, shape), 1)
     centers, labels, confidence = occupancy.occupied()
     data = np.frombuffer(bytes(cloud_from_occupancy(occupancy, "a").data), np.float32).reshape(-1, 6)
-    np.testing.assert_allclose(data[:, :3], centers, atol=1e-6)
+    assert np.array_equal(data[:, :3], centers)
     assert np.array_equal(data[:, 4].view(np.uint32), labels)
     assert np.array_equal(data[:, 5], confidence)
+    colors = data[:, 3].view(np.uint32)[:, None] >> np.array([16, 8, 0], np.uint32) & 255
+    assert np.array_equal(colors, CLASS_COLORS[labels])
+
+
+def test_cloud_of_a_grid_that_is_not_contiguous():
+    semantics = RNG.integers(0, FREE + 1, (3, 5, 7)).astype(np.uint8)
+    grid = VoxelGrid((-3.0, 1.0, -1.0), 0.4, (7, 5, 3))
+    confidence = RNG.random((3, 5, 7))  # of another type, too
+    turned = OccupancyGrid(semantics.T, confidence.T, grid, 1)
+    plain = OccupancyGrid(semantics.T.copy(), confidence.T.astype(np.float32), grid, 1)
+    assert np.array_equal(cloud_points(turned), cloud_points(plain)) and len(cloud_points(plain)) > 50
 
 
 def test_empty_cloud():

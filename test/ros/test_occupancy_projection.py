@@ -3,7 +3,7 @@ import pytest
 
 from gsrender_core.classes import CLASS_NAMES, FLAT_IDS, FREE
 from gsrender_core.voxel_grid import OccupancyGrid, VoxelGrid
-from gsrender_ros.occupancy_projection import MapBand, cells_of_map, map_from_occupancy
+from gsrender_ros.occupancy_projection import MapBand, cells_of_map, cells_of_map_slowly, map_from_occupancy
 
 # Layers centred at z = -0.8, -0.4, 0, 0.4, 0.8, 1.2 m.
 GRID = VoxelGrid((-3.0, 5.0, -1.0), 0.4, (3, 4, 6))
@@ -97,4 +97,15 @@ def test_equals_a_loop_over_columns(seed):
                 expected[x, y] = 100 if any(c in FLAT_IDS for c in below) else -1
     if not any(band.min_z_m <= height <= band.max_z_m for height in z):
         expected[:] = -1
+    np.testing.assert_array_equal(cells_of_map_slowly(semantics, grid, band), expected)
     np.testing.assert_array_equal(cells_of_map(semantics, grid, band), expected)
+
+
+def test_the_kernel_equals_its_reference_on_a_full_sized_grid():
+    rng = np.random.default_rng()  # both are exact: any input will do
+    grid = VoxelGrid()
+    semantics = np.where(rng.random(grid.shape) < 0.1, rng.integers(0, 17, grid.shape), FREE).astype(np.uint8)
+    band = MapBand(0.2, 2.2, ("driveable_surface", "terrain"))
+    cells = cells_of_map(semantics[::-1], grid, band)  # not contiguous
+    np.testing.assert_array_equal(cells, cells_of_map_slowly(semantics[::-1], grid, band))
+    assert set(np.unique(cells)) == {-1, 0, 100}

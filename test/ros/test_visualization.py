@@ -8,6 +8,7 @@ from gsrender_core.voxel_grid import OccupancyGrid, VoxelGrid
 from gsrender_ros import visualization
 from gsrender_ros.visualization import (
     MarkerBuilder,
+    cubes_by_class,
     marker_bytes_equal_objects,
     marker_bytes_from_occupancy,
     markers_from_occupancy,
@@ -45,6 +46,18 @@ def test_markers_of_two_known_voxels():
     assert (car.header.stamp.sec, car.header.stamp.nanosec) == (1_500_000_000, 250_000_000)
     assert road.ns == "driveable_surface"
     assert [(p.x, p.y, p.z) for p in road.points] == [(-0.5, 0.5, 0.5)]
+
+
+@pytest.mark.parametrize("fill", [0.0, 0.3, 1.0])
+def test_cubes_are_the_grids_own_list_of_voxels_class_by_class(fill):
+    occupancy = random_occupancy(7, fill)
+    centers, labels, _ = occupancy.occupied()
+    cubes = cubes_by_class(occupancy)
+    assert [class_id for class_id, _ in cubes] == np.unique(labels).tolist()
+    for class_id, of_class in cubes:
+        assert np.array_equal(of_class.astype(np.float32), centers[labels == class_id])
+    turned = OccupancyGrid(occupancy.semantics.T, None, VoxelGrid(shape=occupancy.semantics.T.shape))
+    assert sum(len(of_class) for _, of_class in cubes_by_class(turned)) == len(labels)
 
 
 @pytest.mark.parametrize("seed", range(12))
