@@ -18,6 +18,9 @@ class BagConfig:
 
     params_file: str = ""  # parameters of occupancy_node that describe the rig; empty: guessed from each bag
     lidar_topics: tuple[str, ...] = ()  # PointCloud2 topics, all of which a frame needs; empty: guessed
+    # Where each of lidar_topics stands in the frame of its clouds, m; empty: in that frame's origin. For clouds that
+    # are given in the vehicle's frame: their points are right, and rays begin here.
+    lidar_origins_m: tuple[tuple[float, float, float], ...] = ()
     lidar_slop_s: float = 0.06  # a sweep belongs to a frame whose reference stamp is at most so far away
     lidar_time_offset_s: float = 0.0  # added to the clouds' stamps, for LiDARs that stamp another end of their sweep
     point_times: str = "auto"  # field with the points' times; auto: t, time, timestamp, ...; none: one moment a sweep
@@ -62,6 +65,13 @@ class BagConfig:
             raise ValueError(f"bag.own_vehicle: {self.own_vehicle_min_m} is not below {self.own_vehicle_max_m}")
         if self.semantic_topic and "{camera}" not in self.semantic_topic:
             raise ValueError(f"bag.semantic_topic: {self.semantic_topic!r} lacks {{camera}}")
+        if self.lidar_origins_m and len(self.lidar_origins_m) != len(self.lidar_topics):
+            raise ValueError(
+                f"bag.lidar_origins_m has {len(self.lidar_origins_m)} places for {len(self.lidar_topics)} "
+                "lidar_topics: name the topics, and one place [x, y, z] each"
+            )
+        if not all(math.isfinite(value) for origin in self.lidar_origins_m for value in origin):
+            raise ValueError(f"bag.lidar_origins_m: {self.lidar_origins_m} must be finite")
         for theirs, ours in self.semantic_ids:
             if not 0 <= theirs < 2**16 or not (0 <= ours < NUM_CLASSES or ours == IGNORE):
                 raise ValueError(

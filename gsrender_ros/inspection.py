@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,9 @@ from gsrender_ros.bag_reading import BagError
 from gsrender_ros.bag_recording import BagRecording
 from gsrender_ros.bag_rig import guess_lidars, guess_settings, settings_from_file
 from gsrender_ros.bag_sets import BACKWARD_JUMP_NS, image_topics, stamps_of
-from gsrender_ros.clouds import TIME_FIELDS, CloudError, read_cloud
 from gsrender_ros.image_conversions import decode_image
 from gsrender_ros.layouts import camera_names, effective
+from gsrender_ros.lidar_facts import height_problem, lidar_facts, lidar_places
 from gsrender_ros.parameters import Settings, specifications
 from gsrender_ros.point_labels import supervision_of
 from gsrender_ros.statistics import FrameDropped
@@ -65,10 +64,11 @@ def inspect(path: str | Path, params_file: str = "", config: BagConfig | None = 
     report["cameras"] = [_camera(index, settings, i, topic) for i, topic in enumerate(topics)]
     report["spread_s"] = _spread(topics, settings)
     lidars = [t if t.startswith("/") else f"/{t}" for t in config.lidar_topics] or list(guess_lidars(index))
-    report["lidars"] = [_lidar(index, config, topic) for topic in lidars if topic in index.topics]
+    report["lidars"] = [lidar_facts(index, config, topic) for topic in lidars if topic in index.topics]
     problems += _rig_problems(index, settings, report, config)
-    if report["lidars"]:
+    if report["lidars"] and not config.lidar_topics:
         config = dataclasses.replace(config, lidar_topics=tuple(lidar["topic"] for lidar in report["lidars"]))
+    if config.lidar_topics:
         problems += _training(index, config, settings, report)
     report["training"] = {"params_file": params_file or "rig.yaml", "lidar_topics": list(config.lidar_topics)}
     return report | {"problems": problems}
@@ -144,27 +144,6 @@ def _camera(index: BagIndex, settings: Settings, number: int, topic: TopicIndex)
     return facts
 
 
-def _lidar(index: BagIndex, config: BagConfig, topic: str) -> dict:
-    """Facts on a LiDAR from its first readable cloud."""
-    entry, facts = index.topics[topic], {"topic": topic, "messages": len(index.topics[topic])}
-    try:
-        message = BagMessages(index).read(entry, 0)
-        cloud = read_cloud(message, config.point_times)
-    except (BagError, CloudError) as error:
-        return facts | {"problem": str(error)}
-    times = None if cloud.times_ns is None else cloud.times_ns - cloud.stamp_ns
-    return facts | {
-        "frame": cloud.frame,
-        "points": len(cloud.points),
-        "not_finite": cloud.dropped,
-        "organised": bool(message.height > 1),
-        "fields": [field.name for field in message.fields],
-        "time_field": next((n for n in TIME_FIELDS if n in cloud.fields), None),
-        "sweep_s": None if times is None else [float(times.min() / 1e9), float(times.max() / 1e9)],
-        "sweeps_with_classes": int((entry.labelled == 1).sum()),
-    }
-
-
 def _spread(topics: list[TopicIndex], settings: Settings) -> dict | None:
     """How far apart in time the images lie that belong to one image of the reference camera: median and largest."""
     stamps = [np.sort(stamps_of(topic, settings.stamp_source)) for topic in topics]
@@ -233,7 +212,7 @@ def _rig_problems(index: BagIndex, settings: Settings, report: dict, config: Bag
     clouds = [topic.topic for topic in index.topics_of(CLOUD_TYPE)]
     if not clouds:
         say("training", "no LiDAR (no PointCloud2 topic): nothing to learn from; inference needs none")
-    elif not report["lidars"]:
+    elif not report["lidars"] and not config.lidar_topics:
         say("training", f"none of {', '.join(clouds)} is surely a LiDAR's: name them in bag.lidar_topics")
     frames = {frame for parent, child, _ in index.transforms.links for frame in (parent, child)}
     for lidar in report["lidars"]:
@@ -260,13 +239,17 @@ def _training(index: BagIndex, config: BagConfig, settings: Settings, report: di
         "between_keyframes": recording.between,
         "not_usable": dict(recording.dropped),
     }
-    reasons: Counter = recording.dropped
+    for lidar, place in zip(report["lidars"], lidar_places(recording), strict=True):
+        lidar.update(place)
+    texts = [text for text in map(height_problem, report["lidars"]) if text]
     jumps = recording.poses.jumps
-    found = [{"stops": "nothing", "text": f"{len(jumps)} jumps of the odometry, first: {jumps[0]}"}] if jumps else []
-    return found + [
-        {"stops": "nothing", "text": f"{count} sets of images are not usable: {reason} {recording.why.get(reason, '')}"}
-        for reason, count in reasons.items()
+    if jumps:
+        texts.append(f"{len(jumps)} jumps of the odometry, first: {jumps[0]}")
+    texts += [
+        f"{count} sets of images are not usable: {reason} {recording.why.get(reason, '')}"
+        for reason, count in recording.dropped.items()
     ]
+    return [{"stops": "nothing", "text": text} for text in texts]
 
 
 def changed_parameters(settings: Settings) -> dict:

@@ -81,6 +81,7 @@ def _lidar_row(lidar: dict) -> list[str]:
         lidar["topic"],
         lidar["frame"],
         f"{lidar['points']} points",
+        f"{lidar['height_m']:.2f} m above the ground" if lidar.get("height_m") is not None else "",
         "organised" if lidar["organised"] else "",
         times,
         f"classes in {lidar['sweeps_with_classes']} of {lidar['messages']} sweeps",

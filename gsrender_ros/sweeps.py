@@ -65,17 +65,29 @@ def transform_between(transforms: TransformTree, reference: Reference, frame: st
         ) from error
 
 
-def sweep_points(clouds: Sequence[Cloud], transforms: TransformTree, reference: Reference, offset_ns: int = 0):
+def sweep_points(
+    clouds: Sequence[Cloud],
+    transforms: TransformTree,
+    reference: Reference,
+    offset_ns: int = 0,
+    origins_m: Sequence[tuple[float, float, float]] = (),
+) -> SweepPoints:
     """Bring the points of clouds to the reference, each from the moment at which it was measured.
 
-    A cloud without times of its points is taken as measured at its stamp, all of it. ``offset_ns`` is added to all
-    stamps.
+    A cloud without times of its points is taken as measured at its stamp, all of it.
+
+    Args:
+        clouds: of every LiDAR.
+        transforms: reaching from the earliest to the latest point.
+        reference: what the points are brought to.
+        offset_ns: added to all stamps.
+        origins_m: where each cloud's LiDAR stands in the cloud's frame; empty: in its origin.
 
     Raises:
         FrameDropped: reason no_tf.
     """
     parts, origins = [], []
-    for cloud in clouds:
+    for cloud, origin_m in zip(clouds, origins_m or [(0.0, 0.0, 0.0)] * len(clouds), strict=True):
         times = np.full(1, cloud.stamp_ns) if cloud.times_ns is None else cloud.times_ns
         steps, which = np.unique(np.round((times + offset_ns) / POSE_STEP_NS).astype(np.int64), return_inverse=True)
         if cloud.times_ns is None:
@@ -85,11 +97,11 @@ def sweep_points(clouds: Sequence[Cloud], transforms: TransformTree, reference: 
         poses = np.stack([transform_between(transforms, reference, cloud.frame, int(at)) for at in steps])
         if len(poses) == 1:
             parts.append(apply(poses[0], cloud.points))
-            origins.append(np.broadcast_to(poses[0][:3, 3], cloud.points.shape))
+            origins.append(np.broadcast_to(apply(poses[0], np.array([origin_m])), cloud.points.shape))
             continue
         T = poses[which.reshape(-1)]
         parts.append(np.einsum("nij,nj->ni", T[:, :3, :3], cloud.points) + T[:, :3, 3])
-        origins.append(T[:, :3, 3])
+        origins.append(T[:, :3, :3] @ np.array(origin_m) + T[:, :3, 3])
     common = set.intersection(*(set(cloud.fields) for cloud in clouds))
     fields = {name: np.concatenate([cloud.fields[name] for cloud in clouds]) for name in sorted(common)}
     return SweepPoints(np.concatenate(parts), np.concatenate(origins), fields)

@@ -112,7 +112,8 @@ class TrainingFrameMaker:
             ValueError: classes that are none.
         """
         offset_ns = round(self.config.lidar_time_offset_s * 1e9)
-        points = sweep_points(clouds, moment.transforms, moment.reference, offset_ns)
+        origins_m = self.config.lidar_origins_m
+        points = sweep_points(clouds, moment.transforms, moment.reference, offset_ns, origins_m)
         classes, own = self.point_labels.classes(points, moment.reference.stamp_ns)
         held = held_out_points(moment.token, len(points), self.options.hold_out)
         keep = np.linalg.norm(points.points_ego - points.origins_ego, axis=1) <= self.config.max_range_m

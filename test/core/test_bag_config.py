@@ -31,6 +31,8 @@ def test_the_table_of_keys_is_the_configuration():
         ({"semantic_topic": "semantic"}, "lacks {camera}"),
         ({"semantic_ids": ((3, 11), (7, 17))}, "[7, 17] must be [their id 0..65535, class id 0..16 or 255"),
         ({"semantic_ids": ((70000, 4),)}, "[70000, 4] must be"),
+        ({"lidar_origins_m": ((0.0, 0.0, 1.8),)}, "has 1 places for 0 lidar_topics"),
+        ({"lidar_topics": ("a",), "lidar_origins_m": ((0.0, 0.0, float("nan")),)}, "must be finite"),
         ({"supervision": "images"}, "name their topics in bag.semantic_topic"),
         ({"supervision": "function"}, "name it in bag.label_function"),
         ({"label_function": "module"}, "is not module:function"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from recordings import START_NS, STEP_NS, TF, Recording, record, write
 
+from gsrender_core.bag_config import BagConfig
 from gsrender_core.cli import main
 from gsrender_ros.bag_rig import settings_from_file
 from gsrender_ros.inspection import inspect, parameters_yaml
@@ -114,3 +115,12 @@ def test_the_exit_code_says_what_is_stopped(tmp_path, capsys):
     assert [codes[dark, use] for use in USES] == [1, 1]
     assert main(["inspect", blind]) == 0 and main(["inspect", str(tmp_path / "none")]) == 1
     assert "STOPS training" in capsys.readouterr().out
+
+
+def test_a_lidar_that_the_configuration_names_and_the_bag_lacks_is_named(tmp_path):
+    path = write(record(4), tmp_path / "bag")
+    for topics in (("/lidar_top", "/lidar_left"), ("/lidar_left",)):
+        report = inspect(path, config=BagConfig(lidar_topics=topics))
+        assert [problem["stops"] for problem in report["problems"]] == ["training"]
+        assert "has no PointCloud2 on /lidar_left; its PointCloud2 topics: /lidar_top" in report["problems"][0]["text"]
+        assert report["frames"] == {"usable": 0} and report_text(report)

@@ -61,6 +61,15 @@ def test_stamps_of_another_end_of_the_sweep_are_moved():
         np.testing.assert_allclose(points.points_ego, [(11.15, 0, 1.8)], atol=1e-9)
 
 
+def test_rays_begin_where_the_lidar_stands_in_its_clouds_frame():
+    tree, places = tree_of(straight_on), [(0.5, 0.0, 2.0), (0.0, 1.0, 0.0)]
+    top, rear = cloud([(9, 0, 0)] * 2, offsets_ns=[0, 100_000_000]), cloud([(9, 0, 0)], "lidar_rear")
+    points, plain = sweep_points([top, rear], tree, REFERENCE, 0, places), sweep_points([top, rear], tree, REFERENCE)
+    np.testing.assert_array_equal(points.points_ego, plain.points_ego)
+    expected = [(1.5, 0, 3.8), (2.0, 0, 3.8), apply(REAR, np.array([places[1]]))[0]]
+    np.testing.assert_allclose(points.origins_ego, expected, atol=1e-9)
+
+
 def test_several_lidars_each_from_its_place_and_time_with_what_all_say():
     top = cloud([(2, 0, 0), (3, 0, 0)], label=np.array([4, 5], np.uint8), ring=np.array([0, 1]))
     rear = cloud([(2, 0, 0)], "lidar_rear", 300_000_000, label=np.array([11], np.uint32), gain=np.array([7.0]))
