@@ -8,9 +8,11 @@ import simplejpeg
 
 from gsrender_ros.lens import Distortion, distortion_of
 from gsrender_ros.standins import CvBridge, CvBridgeError
+from gsrender_ros.standins import cv_bridge as own
 from gsrender_ros.statistics import FrameDropped
 
-_BRIDGE = CvBridge()
+_BRIDGE, _OWN_BRIDGE = CvBridge(), own.CvBridge()
+_ERRORS = (CvBridgeError, own.CvBridgeError, ValueError, RuntimeError)
 # Encodings that are arrays of colours already: nothing to convert, at most to reorder.
 _PACKED = ("rgb8", "bgr8")
 _JPEG_START = b"\xff\xd8\xff"  # simplejpeg.is_jpeg also wants the end mark last, which a truncated or padded file lacks
@@ -56,17 +58,33 @@ def decode_image(message) -> np.ndarray:
                 return simplejpeg.decode_jpeg(data, colorspace="RGB")
             if "compressedDepth" in message.format:
                 raise CvBridgeError(f"format {message.format!r} is a depth image; name a colour topic")
-            image = _BRIDGE.compressed_imgmsg_to_cv2(message, "rgb8")
+            # Not the genuine bridge: it takes alpha and grey for blue, green and red.
+            image = _OWN_BRIDGE.compressed_imgmsg_to_cv2(message, "rgb8")
         elif message.encoding[:1].isdigit():  # 8UC3: cv_bridge would take any three numbers for red, green and blue
             raise CvBridgeError(f"encoding {message.encoding!r} does not say which colours its channels are")
         else:
-            image = _BRIDGE.imgmsg_to_cv2(message, "rgb8")
-    except (CvBridgeError, ValueError, RuntimeError) as error:
+            image = _convert(message, "rgb8")
+    except _ERRORS as error:
         raise _not_readable(message, error) from error
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         encoding = getattr(message, "encoding", "") or message.format
         raise FrameDropped("decode", f"encoding {encoding!r} gives {image.dtype} {image.shape}, expected uint8 RGB")
     return np.ascontiguousarray(image)
+
+
+def _convert(message, encoding: str) -> np.ndarray:
+    """As cv_bridge converts, without what genuine ones get wrong: padded rows, the other byte order.
+
+    Encodings that the installed one does not know, or that hold their chroma apart, are converted by our own.
+    """
+    packed = own.PackedImage(message)
+    if not packed.chroma_below:
+        try:
+            return _BRIDGE.imgmsg_to_cv2(packed, encoding)
+        except CvBridgeError:
+            if isinstance(_BRIDGE, own.CvBridge):
+                raise
+    return _OWN_BRIDGE.imgmsg_to_cv2(packed, encoding)
 
 
 def decode_label_image(message) -> np.ndarray:
@@ -82,8 +100,8 @@ def decode_label_image(message) -> np.ndarray:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     else:
         try:
-            image = _BRIDGE.imgmsg_to_cv2(message, "passthrough")
-        except (CvBridgeError, ValueError, RuntimeError) as error:
+            image = _convert(message, "passthrough")
+        except _ERRORS as error:
             raise _not_readable(message, error) from error
     if image is None or image.squeeze().ndim != 2 or image.dtype not in (np.uint8, np.uint16):
         found = "nothing" if image is None else f"{image.dtype} {image.shape}"

@@ -13,49 +13,54 @@ class CvBridgeError(TypeError):
     """The image cannot be converted; the text names encoding and sizes."""
 
 
-class _Rows:
-    """An Image message whose rows are contiguous: what ``rosbags.image`` takes for granted."""
+class PackedImage:
+    """An Image whose rows follow each other without padding, in this machine's byte order.
 
-    def __init__(self, msg, data):
-        self.height, self.width, self.encoding, self.is_bigendian = len(data), msg.width, msg.encoding, False
-        self.data = data
+    What ``rosbags.image`` takes for granted, and cv_bridge as well where padding is no multiple of a pixel. Chroma that
+    follows the brightness counts as rows.
+
+    Raises:
+        CvBridgeError: unknown encoding, or data that do not fill the stated size.
+    """
+
+    def __init__(self, img_msg):
+        self.encoding, self.width, self.is_bigendian = img_msg.encoding, img_msg.width, False
+        try:
+            _, _, typestr, channels = to_cvtype(self.encoding)
+        except ImageError as error:
+            raise CvBridgeError(str(error)) from error
+        dtype = np.dtype(typestr)
+        self.step = img_msg.width * channels * dtype.itemsize
+        self.chroma_below = self.encoding in _CHROMA_BELOW
+        self.height = img_msg.height + (img_msg.height // 2 if self.chroma_below else 0)
+        step = img_msg.step or self.step
+        data = np.frombuffer(img_msg.data, np.uint8)
+        if step < self.step or data.size < step * self.height or min(img_msg.width, img_msg.height) < 1:
+            raise CvBridgeError(
+                f"{self.encoding} image {img_msg.width}x{img_msg.height} with step {step} needs at least "
+                f"{max(step, self.step) * self.height} bytes (row of {self.step}), got {data.size}"
+            )
+        data = data[: step * self.height].reshape(self.height, step)[:, : self.step]
+        self.data = np.ascontiguousarray(data)
+        if img_msg.is_bigendian and dtype.itemsize > 1:
+            self.data = self.data.view(dtype.newbyteorder(">")).astype(dtype)
 
 
 class CvBridge:
     """Converts ``sensor_msgs`` images to numpy arrays [H, W] or [H, W, channels]."""
 
     def imgmsg_to_cv2(self, img_msg, desired_encoding="passthrough") -> np.ndarray:
-        """Array of an Image message in ``desired_encoding`` ("passthrough": as it is). Padding of rows is removed.
+        """Array of an Image message, or a ``PackedImage``, in ``desired_encoding`` ("passthrough": as it is).
 
         Raises:
             CvBridgeError: unknown encoding, impossible conversion, or data that do not fill the stated size.
         """
-        encoding = img_msg.encoding
-        try:
-            _, _, typestr, channels = to_cvtype(encoding)
-        except ImageError as error:
-            raise CvBridgeError(str(error)) from error
-        dtype = np.dtype(typestr)
-        row_bytes = img_msg.width * channels * dtype.itemsize
-        rows = img_msg.height
-        if encoding in _CHROMA_BELOW:
-            rows += img_msg.height // 2
-        step = img_msg.step or row_bytes
-        data = np.frombuffer(img_msg.data, np.uint8)
-        if step < row_bytes or data.size < step * rows or min(img_msg.width, img_msg.height) < 1:
-            raise CvBridgeError(
-                f"{encoding} image {img_msg.width}x{img_msg.height} with step {step} needs at least "
-                f"{max(step, row_bytes) * rows} bytes (row of {row_bytes}), got {data.size}"
-            )
-        data = data[: step * rows].reshape(rows, step)[:, :row_bytes]
-        data = np.ascontiguousarray(data)
-        if img_msg.is_bigendian and dtype.itemsize > 1:
-            data = data.view(dtype.newbyteorder(">")).astype(dtype)
+        image = img_msg if isinstance(img_msg, PackedImage) else PackedImage(img_msg)
         target = None if desired_encoding == "passthrough" else desired_encoding
         try:
-            return image_to_cvimage(_Rows(img_msg, data), target)
+            return image_to_cvimage(image, target)
         except (ImageError, cv2.error) as error:
-            raise CvBridgeError(f"{encoding} -> {desired_encoding}: {error}") from error
+            raise CvBridgeError(f"{image.encoding} -> {desired_encoding}: {error}") from error
 
     def compressed_imgmsg_to_cv2(self, cmprs_img_msg, desired_encoding="passthrough") -> np.ndarray:
         """Array of a CompressedImage (jpeg, png, ...); "passthrough" gives what OpenCV decodes, bgr8 or mono8.
