@@ -9,7 +9,8 @@ import torch
 
 from gsrender_core.checkpoint import load_checkpoint
 from gsrender_core.data.frame import Frame
-from gsrender_core.geometry import transform
+from gsrender_core.engine import check_runtime, make_engine
+from gsrender_core.engine.self_check import surround_frame
 from gsrender_core.model.fold import fold_batch_norms
 from gsrender_core.model.gsrender import CameraInput, GSRender
 from gsrender_core.model.observation import PastMaps
@@ -56,12 +57,6 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     return names[precision]
 
 
-def _looking(yaw: float) -> np.ndarray:
-    """Rotation ego <- camera of a level camera that looks along ``yaw`` (0: forward)."""
-    c, s = np.cos(yaw), np.sin(yaw)
-    return np.array([[s, 0, c], [-c, 0, s], [0, -1, 0]])
-
-
 class Predictor:
     """A trained network ready for use.
 
@@ -73,7 +68,15 @@ class Predictor:
         info: what the trainer recorded.
     """
 
-    def __init__(self, model: GSRender, info: dict | None = None, device: str = "auto", precision: str = "auto"):
+    def __init__(
+        self,
+        model: GSRender,
+        info: dict | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        runtime: str = "eager",
+    ):
+        """``runtime`` as ``engine.RUNTIMES``; others than eager take seconds to make."""
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         if self.device.type == "cpu":
@@ -81,16 +84,30 @@ class Predictor:
         self.model = fold_batch_norms(model).to(self.device)
         self.info = info or {}
         self._kept: list[tuple[Frame, list[torch.Tensor]]] = []
+        self._engine = make_engine(self.model, self.device, self.precision, runtime, self._by_torch)
 
     @classmethod
-    def load(cls, checkpoint: str | Path, device: str = "auto", precision: str = "auto") -> "Predictor":
+    def load(
+        cls, checkpoint: str | Path, device: str = "auto", precision: str = "auto", runtime: str = "eager"
+    ) -> "Predictor":
         """Read a checkpoint.
 
         Raises:
-            FileNotFoundError, ValueError: as ``load_checkpoint``, ``resolve_device``, ``resolve_precision``.
+            FileNotFoundError, ValueError: as ``load_checkpoint``, ``resolve_device``, ``resolve_precision`` and
+                ``engine.check_runtime``.
         """
+        check_runtime(runtime)
         loaded = load_checkpoint(checkpoint)
-        return cls(loaded.model, loaded.info, device, precision)
+        return cls(loaded.model, loaded.info, device, precision, runtime)
+
+    @property
+    def runtime(self) -> str:
+        """What predicts: the name of an engine, or ``eager``."""
+        return self._engine.name if self._uses_engine() else "eager"
+
+    def _uses_engine(self) -> bool:
+        # The read-out may be another one than when the engine was made.
+        return self._engine is not None and self.model.config.readout == "voxel"
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -123,11 +140,7 @@ class Predictor:
         """
         previous = tuple(previous)[: self.frames_before]
         for each in (frame, *previous):
-            if each.image_size != self.image_size:
-                raise ValueError(
-                    f"frame {each.token or each.stamp_ns} has {each.image_size[0]}x{each.image_size[1]} images, "
-                    f"the network takes {self.image_size[0]}x{self.image_size[1]}; read it with that image_size"
-                )
+            self._check_size(each)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
             cameras = CameraInput.from_frames([frame], self.device, [previous])
             if self.frames_before == 0:
@@ -141,6 +154,13 @@ class Predictor:
             lifted, _ = self.model.lift(maps, cameras.Ks, cameras.T_ego_cam, self.model.recall(past))
             return self.model.encoder(lifted)[0].float()
 
+    def _check_size(self, frame: Frame) -> None:
+        if frame.image_size != self.image_size:
+            raise ValueError(
+                f"frame {frame.token or frame.stamp_ns} has {frame.image_size[0]}x{frame.image_size[1]} images, "
+                f"the network takes {self.image_size[0]}x{self.image_size[1]}; read it with that image_size"
+            )
+
     def _maps(self, frame: Frame, images: torch.Tensor) -> list[torch.Tensor]:
         """Backbone maps, the network's most expensive part: once a frame, also where it is the previous one later."""
         for kept, maps in self._kept:
@@ -151,19 +171,23 @@ class Predictor:
         return maps
 
     def warm_up(self, cameras: int) -> None:
-        """Predict once from black images of so many cameras: kernels and memory are then ready for the first frame."""
-        width, height = self.image_size
-        K = np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1.0]])
-        looking = [transform(_looking(2 * np.pi * c / cameras), (0, 0, 1.5)) for c in range(cameras)]
-        images = np.zeros((cameras, 3, height, width), np.uint8)
-        names = tuple(f"camera {c}" for c in range(cameras))
-        frame = Frame(images, np.stack([K] * cameras), np.stack(looking), np.eye(4), 0, names)
+        """Predict once from made-up images of so many cameras: the first frame then finds kernels and memory ready."""
+        frame = surround_frame(self.image_size, cameras)
         self(frame, previous=[frame] * self.frames_before)
 
     @torch.inference_mode()
     def __call__(self, frame: Frame, tau: float | None = None, previous: Sequence[Frame] = ()) -> OccupancyGrid:
         """Predict the occupancy of a frame; any number of cameras; ``previous`` as ``features``."""
+        tau = self.tau if tau is None else tau
+        if self._uses_engine():
+            self._check_size(frame)
+            labels, confidence = self._engine(frame, tau)
+        else:
+            labels, confidence = self._by_torch(frame, tau, previous)
+        return OccupancyGrid(labels, confidence, self.grid, frame.stamp_ns)
+
+    @torch.inference_mode()
+    def _by_torch(self, frame: Frame, tau: float, previous: Sequence[Frame] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and confidence by eager torch: what every engine is compared with."""
         labels, confidence = self.model.occupancy(self.features(frame, previous), tau)
-        return OccupancyGrid(
-            labels.cpu().numpy(), confidence.cpu().numpy().astype(np.float32), self.grid, frame.stamp_ns
-        )
+        return labels.cpu().numpy(), confidence.cpu().numpy().astype(np.float32)

@@ -16,7 +16,7 @@ from gsrender_ros.bag_contents import BagIndex, Poses, TopicIndex
 from gsrender_ros.bag_reading import first_line
 from gsrender_ros.bag_scan import Scan
 from gsrender_ros.bag_storage import storage_files
-from gsrender_ros.cache_folder import cache_folder
+from gsrender_core.cache_folder import cache_folder
 
 logger = logging.getLogger(__name__)
 

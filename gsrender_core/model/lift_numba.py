@@ -28,13 +28,26 @@ def splat_points(
     """
     rows = np.ascontiguousarray(context.permute(0, 2, 3, 1).flatten(1, 2).numpy())
     weights = np.ascontiguousarray(depth.flatten(2).numpy())
+    volume = np.empty((math.prod(shape), rows.shape[-1]), np.float32)
+    splat_rows(points, rows, weights, (low, size, shape), volume)
+    return torch.from_numpy(volume)
+
+
+def splat_rows(points: torch.Tensor, rows: np.ndarray, weights: np.ndarray, lattice, volume: np.ndarray) -> None:
+    """``splat_points`` on arrays as the kernels read them, into memory that the caller keeps.
+
+    Args:
+        points: float32 [C, D, h, w, 3], m.
+        rows: float32 [C, h * w, F], contiguous.
+        weights: float32 [C, D, h * w], contiguous.
+        lattice: lower corner and voxel size (float32 [3] tensors, m) and shape (X, Y, Z).
+        volume: float32 [X * Y * Z, F]; overwritten.
+    """
+    low, size, (X, Y, Z) = lattice
     flat_points = np.ascontiguousarray(points.flatten(2, 3).numpy())
-    X, Y, Z = shape
-    volume = np.zeros((X * Y * Z, rows.shape[-1]), np.float32)
     with numba_threads() as threads:
         voxel = _voxels(flat_points, low.numpy(), size.numpy(), X, Y, Z)
         _add(voxel, rows, weights, threads, volume)
-    return torch.from_numpy(volume)
 
 
 @numba.njit(cache=True, parallel=True)
@@ -56,6 +69,8 @@ def _voxels(points, low, size, X, Y, Z):
 @numba.njit(cache=True, parallel=True)
 def _add(voxel, rows, weights, threads, volume):
     C, D, N = voxel.shape
+    for v in numba.prange(len(volume)):
+        volume[v] = 0
     for t in numba.prange(threads):
         # Interleaved blocks: the car's surroundings, where most points lie, are shared out evenly.
         for c in range(C):

@@ -26,6 +26,11 @@ def coarse_grid(grid: VoxelGrid, downsample: int) -> tuple[tuple[int, int, int],
     return (x // downsample, y // downsample, z), (wide, wide, grid.voxel_size_m)
 
 
+def ego_from_pixel(Ks: torch.Tensor, T_ego_cam: torch.Tensor) -> torch.Tensor:
+    """R_ego_cam K^-1 [C, 3, 3] of intrinsics [C, 3, 3] and poses [C, 4, 4]: homogeneous pixels to ego directions."""
+    return T_ego_cam[:, :3, :3] @ torch.linalg.inv(Ks)
+
+
 class LiftSplat(nn.Module):
     """Lift every feature along its ray by its depth distribution, sum into voxels (Philion & Fidler 2020)."""
 
@@ -40,12 +45,15 @@ class LiftSplat(nn.Module):
 
     def frustum_ego(self, h: int, w: int, Ks: torch.Tensor, T_ego_cam: torch.Tensor) -> torch.Tensor:
         """Ego positions [C, D, h, w, 3] of the bin centres along each feature cell's central ray."""
-        u = (torch.arange(w, device=Ks.device) + 0.5) * self.stride
-        v = (torch.arange(h, device=Ks.device) + 0.5) * self.stride
-        pixel = torch.stack(torch.meshgrid(u, v, indexing="xy") + (torch.ones(h, w, device=Ks.device),), dim=-1)
-        to_ego = T_ego_cam[:, :3, :3] @ torch.linalg.inv(Ks)
-        rays = torch.einsum("cij,hwj->chwi", to_ego, pixel)
-        return rays[:, None] * self.bin_centers_m.view(1, -1, 1, 1, 1) + T_ego_cam[:, None, None, None, :3, 3]
+        return self.frustum(h, w, ego_from_pixel(Ks, T_ego_cam), T_ego_cam[:, :3, 3])
+
+    def frustum(self, h: int, w: int, ego_from_pixel: torch.Tensor, origins: torch.Tensor) -> torch.Tensor:
+        """``frustum_ego`` from ``ego_from_pixel`` [C, 3, 3] and camera positions [C, 3], m."""
+        u = (torch.arange(w, device=origins.device) + 0.5) * self.stride
+        v = (torch.arange(h, device=origins.device) + 0.5) * self.stride
+        pixel = torch.stack(torch.meshgrid(u, v, indexing="xy") + (torch.ones(h, w, device=origins.device),), dim=-1)
+        rays = torch.einsum("cij,hwj->chwi", ego_from_pixel, pixel)
+        return rays[:, None] * self.bin_centers_m.view(1, -1, 1, 1, 1) + origins[:, None, None, None]
 
     def forward(self, context, depth, Ks, T_ego_cam):
         splat = splat_points if self._numba_can(context, depth) else splat_points_torch

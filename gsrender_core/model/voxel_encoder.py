@@ -41,9 +41,19 @@ class BevEncoder(nn.Module):
         self.to_height = nn.Conv2d(fine, features * height * (upsample**2 if self.subpixel else 1), 1)
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
-        B, _, _, _, Z = volume.shape
-        x = volume.permute(0, 4, 1, 2, 3).flatten(1, 2).contiguous(memory_format=torch.channels_last)
-        x1 = self.level1(self.stem(x))
+        rows = self.cells(volume).permute(0, 1, 3, 2, 4, 5, 6)
+        return rows.flatten(3, 4).flatten(1, 2).permute(0, 4, 1, 2, 3)
+
+    def cells(self, volume: torch.Tensor) -> torch.Tensor:
+        """P by cells of u x u voxels, [B, X / u, Y / u, u, u, Z, features]: what needs no place skips the reordering.
+
+        u is 1 but for ``subpixel``.
+        """
+        Z = volume.shape[4]
+        # A 1x1 convolution is a matrix product of channels-last rows, and faster as one.
+        conv, norm, relu = self.stem
+        x = F.linear(volume.permute(0, 2, 3, 4, 1).flatten(3), conv.weight.flatten(1), conv.bias)
+        x1 = self.level1(relu(norm(x.permute(0, 3, 1, 2))))
         x2 = self.level2(x1)
         x3 = self.level3(x2)
         up = F.interpolate(x3, size=x2.shape[-2:], mode="bilinear", align_corners=False)
@@ -52,13 +62,10 @@ class BevEncoder(nn.Module):
         x1 = _joined(self.up1, up, x1)
         if self.upsample > 1 and not self.subpixel:
             x1 = F.interpolate(x1, scale_factor=self.upsample, mode="bilinear", align_corners=False)
-        # A 1x1 convolution is a matrix product of channels-last rows, and faster as one.
         rows = self.fine(x1).permute(0, 2, 3, 1)
         out = F.linear(rows, self.to_height.weight.flatten(1), self.to_height.bias)
-        if self.subpixel:
-            u = self.upsample
-            out = out.unflatten(-1, (u, u, Z * self.features)).permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
-        return out.unflatten(-1, (Z, self.features)).permute(0, 4, 1, 2, 3)  # of [B, X, Y, Z * features]
+        u = self.upsample if self.subpixel else 1
+        return out.unflatten(-1, (u, u, Z, self.features))
 
 
 class ResNet3d(nn.Module):

@@ -14,7 +14,17 @@ ROS_MODULES = {
 }  # fmt: skip
 # gsrender_core from the ground up: a module imports from its own layer and those below. A name covers its submodules.
 LAYERS = (
-    ("classes", "geometry", "trilinear", "numba_threads", "runtime", "whole_file", "stop_signals", "histogram"),
+    (
+        "classes",
+        "geometry",
+        "trilinear",
+        "numba_threads",
+        "runtime",
+        "whole_file",
+        "stop_signals",
+        "histogram",
+        "cache_folder",
+    ),
     ("voxel_grid", "voxel_index", "voxel_walk", "data.frame", "data.image_fit"),
     (
         "gaussians",
@@ -43,6 +53,7 @@ LAYERS = (
         "voxel_supervision",
         "objective",
     ),
+    ("engine",),
     ("predictor", "score", "pictures", "distributed"),
     (
         "evaluate",

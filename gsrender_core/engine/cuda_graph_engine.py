@@ -1,0 +1,73 @@
+"""Prediction on a GPU as one CUDA graph: images in, labels out, no launch of a kernel from Python in between.
+
+Intrinsics and poses are inputs that are copied in before every replay, so a calibration may change at any time. A graph
+has one number of cameras; another number captures another graph.
+"""
+
+import numpy as np
+import torch
+
+from gsrender_core.data.frame import Frame
+from gsrender_core.model.gsrender import GSRender
+from gsrender_core.model.parts import WholeNetwork
+from gsrender_core.model.view_transformer import ego_from_pixel
+
+WARM_UP_RUNS = 3  # libraries choose their kernels and workspaces before the capture
+
+
+class _Captured:
+    """One graph with the memory that it reads and writes."""
+
+    def __init__(self, network: WholeNetwork, inputs: list[torch.Tensor], precision: torch.dtype):
+        self.inputs = inputs
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        # Without the cache of autocast: its casts of weights would belong to one capture.
+        cast = torch.autocast("cuda", torch.bfloat16, enabled=precision == torch.bfloat16, cache_enabled=False)
+        with torch.cuda.stream(stream), cast:
+            for _ in range(WARM_UP_RUNS):
+                network(*inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph), cast:
+            self.outputs = network(*inputs)
+
+
+class CudaGraphEngine:
+    """See ``engine.Engine``.
+
+    Args:
+        model: folded, on the GPU, in evaluation mode; ``parts.why_not`` finds nothing.
+        device: of the model.
+        precision: float32 or bfloat16.
+    """
+
+    name = "cuda_graph"
+
+    def __init__(self, model: GSRender, device: torch.device, precision: torch.dtype):
+        self._network = WholeNetwork(model).to(device).eval()
+        self._device, self._precision = device, precision
+        self._captured: dict[int, _Captured] = {}
+        self._staging: dict[int, torch.Tensor] = {}
+
+    @torch.inference_mode()
+    def __call__(self, frame: Frame, tau: float) -> tuple[np.ndarray, np.ndarray]:
+        """Labels uint8 and confidence float32, both [X, Y, Z]."""
+        with torch.cuda.device(self._device):
+            Ks, T_ego_cam = (torch.from_numpy(np.asarray(a)).float() for a in (frame.Ks, frame.T_ego_cam))
+            geometry = (Ks, T_ego_cam, ego_from_pixel(Ks, T_ego_cam), torch.tensor(tau, dtype=torch.float32))
+            captured = self._for_cameras(len(frame.images), frame.images.shape, geometry)
+            staging = self._staging[len(frame.images)]
+            staging.copy_(torch.from_numpy(frame.images))
+            for target, source in zip(captured.inputs, (staging, *geometry), strict=True):
+                target.copy_(source, non_blocking=True)
+            captured.graph.replay()
+            labels, confidence = (output.cpu().numpy() for output in captured.outputs)
+        return labels, confidence
+
+    def _for_cameras(self, cameras: int, shape, geometry) -> _Captured:
+        if cameras not in self._captured:
+            self._staging[cameras] = torch.zeros(shape, dtype=torch.uint8).pin_memory()
+            inputs = [tensor.to(self._device) for tensor in (self._staging[cameras], *geometry)]
+            self._captured[cameras] = _Captured(self._network, inputs, self._precision)
+        return self._captured[cameras]

@@ -1,0 +1,117 @@
+"""The network cut where runtimes other than eager torch can take it: images, lift, volume, labels.
+
+Every part is a module of fixed shapes that can be traced. Camera geometry is an input of each, never a constant.
+"""
+
+import torch
+from torch import nn
+
+from gsrender_core.config import ModelConfig
+from gsrender_core.model.gsrender import GSRender
+from gsrender_core.model.voxel_encoder import BevEncoder
+
+
+def why_not(config: ModelConfig) -> str | None:
+    """Why a network cannot be cut into these parts; None if it can."""
+    if config.view.frames_before:
+        return "it looks at earlier frames (view.history or view.stereo)"
+    if config.view.kind != "lift_splat":
+        return f"view.kind {config.view.kind!r} has no lift of fixed shapes"
+    if config.head.kind != "gaussian":
+        return f"head.kind {config.head.kind!r} makes no Gaussians"
+    if config.readout != "voxel":
+        return f"the read-out {config.readout!r} needs every Gaussian"
+    return None
+
+
+class ImagePart(nn.Module):
+    """Images uint8 [N, 3, H, W] -> depth probabilities [N, D, h * w] and rows to lift [N, h * w, F]."""
+
+    def __init__(self, model: GSRender):
+        super().__init__()
+        self.backbone, self.neck, self.depth_net = model.backbone, model.neck, model.depth_net
+        self.takes_poses = model.config.view.depth_net == "bevdepth"
+
+    def forward(self, images: torch.Tensor, Ks: torch.Tensor, T_ego_cam: torch.Tensor):
+        """``Ks`` [N, 3, 3] px, ``T_ego_cam`` [N, 4, 4] m."""
+        features = self.neck(self.backbone(images))
+        poses = (T_ego_cam,) if self.takes_poses else ()
+        logits, context = self.depth_net(features, Ks, *poses)
+        return torch.softmax(logits.float(), dim=1).flatten(2), context.float().flatten(2).transpose(1, 2)
+
+
+class VolumePart(nn.Module):
+    """Lifted volume [X', Y', Z, F'] -> opacity before the sigmoid [X, Y, Z], and P as rows in the encoder's own order.
+
+    ``row_of_voxel`` int64 [X * Y * Z] says which row is which voxel's.
+    """
+
+    def __init__(self, model: GSRender):
+        super().__init__()
+        self.encoder, self.head = model.encoder, model.head
+        X, Y, Z = model.config.grid.shape
+        bev = isinstance(self.encoder, BevEncoder)
+        self.u = u = self.encoder.upsample if bev and self.encoder.subpixel else 1
+        order = torch.arange(X * Y * Z).view(X // u, Y // u, u, u, Z)
+        self.register_buffer("row_of_voxel", self._by_voxel(order).reshape(-1), persistent=False)
+
+    def forward(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        lifted = volume[None].permute(0, 4, 1, 2, 3)
+        if isinstance(self.encoder, BevEncoder):
+            cells = self.encoder.cells(lifted)[0]
+        else:
+            cells = self.encoder(lifted)[0].permute(1, 2, 3, 0)[:, :, None, None]
+        rows = cells.float().reshape(-1, cells.shape[-1])
+        return self._by_voxel(self.head.opacity(rows).view(cells.shape[:-1])), rows
+
+    @staticmethod
+    def _by_voxel(cells: torch.Tensor) -> torch.Tensor:
+        """[X / u, Y / u, u, u, Z] -> [X, Y, Z]."""
+        return cells.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
+
+
+class WholeNetwork(nn.Module):
+    """Images of one frame to labels and confidences, without a shape that depends on values (CUDA graphs, ONNX)."""
+
+    def __init__(self, model: GSRender):
+        super().__init__()
+        self.images, self.view, self.volume = ImagePart(model), model.view, VolumePart(model)
+        self.free = model.config.num_classes
+        width, height = model.config.image_size
+        self.cells = (-(-height // self.view.stride), -(-width // self.view.stride))
+
+    def forward(self, images, Ks, T_ego_cam, ego_from_pixel, tau):
+        """Labels uint8 and confidence float32, both [X, Y, Z].
+
+        Args:
+            images: uint8 [C, 3, H, W].
+            Ks, T_ego_cam: [C, 3, 3] px, [C, 4, 4] m.
+            ego_from_pixel: as ``view_transformer.ego_from_pixel``; inverting K neither exports nor captures.
+            tau: threshold of Eq. 7, float32 [].
+        """
+        probability, rows = self.images(images, Ks, T_ego_cam)
+        opacity, P = self.volume(self._lift(probability, rows, ego_from_pixel, T_ego_cam[:, :3, 3]))
+        P = P.index_select(0, self.volume.row_of_voxel)
+        _, logits = self.volume.head.opacity_and_logits(P)
+        opacity = torch.sigmoid(opacity)
+        best, label = torch.softmax(logits, dim=-1).max(dim=-1)
+        occupied = opacity >= tau
+        confidence = torch.where(occupied, opacity * best.view(opacity.shape), torch.zeros_like(opacity))
+        label = torch.where(
+            occupied, label.view(opacity.shape), torch.full_like(occupied, self.free, dtype=label.dtype)
+        )
+        return label.to(torch.uint8), confidence
+
+    def _lift(self, probability, rows, ego_from_pixel, origins):
+        view, (h, w) = self.view, self.cells
+        X, Y, Z = view.shape
+        points = view.frustum(h, w, ego_from_pixel, origins).flatten(2, 3)
+        index = torch.floor((points - view.low) / view.size)
+        x, y, z = index.unbind(-1)
+        inside = (x >= 0) & (x < X) & (y >= 0) & (y < Y) & (z >= 0) & (z < Z)
+        # Points outside go to one row more, which is cut off: a selection would have no fixed size.
+        flat = torch.where(inside, (x * Y + y) * Z + z, torch.full_like(x, X * Y * Z)).long().flatten()
+        lifted = (probability[..., None] * rows[:, None]).flatten(0, 2)
+        volume = torch.zeros(X * Y * Z + 1, rows.shape[-1], dtype=lifted.dtype, device=lifted.device)
+        volume = volume.scatter_add(0, flat[:, None].expand_as(lifted), lifted)
+        return volume[:-1].view(X, Y, Z, -1)

@@ -1,0 +1,238 @@
+"""Runtimes against eager torch: same labels from any frame, and a loud way back where that is not so."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+import torch
+from small import SIZE, camera_pose, small_model
+
+from gsrender_core.config import BackboneConfig, EncoderConfig, HeadConfig, ViewConfig
+from gsrender_core.data.frame import Frame
+from gsrender_core.engine import make_engine
+from gsrender_core.engine.self_check import SelfCheckError, self_check, surround_frame
+from gsrender_core.model.gsrender import GSRender
+from gsrender_core.model.parts import VolumePart, WholeNetwork
+from gsrender_core.model.view_transformer import ego_from_pixel
+from gsrender_core.predictor import Predictor
+
+CPU, FLOAT = torch.device("cpu"), torch.float32
+SUBPIXEL = EncoderConfig(channels=8, features=6, widen="subpixel")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "gsrender" / "graphs"
+
+
+def network(seed=0, **changes) -> GSRender:
+    """Random weights in which every layer matters: heads start at zero and batch norms at one otherwise."""
+    torch.manual_seed(seed)
+    model = GSRender(small_model(**changes), load_pretrained=False)
+    with torch.no_grad():
+        if model.config.head.kind == "gaussian":
+            model.head.output.weight.normal_()
+        for module in model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+                module.weight.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+def frame_of(seed: int, cameras: int = 3) -> Frame:
+    """Noise images of cameras with intrinsics and poses of their own."""
+    rng = np.random.default_rng(seed)
+    focal = rng.uniform(40, 80, cameras)
+    Ks = np.stack([[[f, 0, 48], [0, f, 30], [0, 0, 1.0]] for f in focal])
+    poses = np.stack([camera_pose(*rng.uniform((-3, -1, 0), (3, 1, 1))) for _ in range(cameras)])
+    images = rng.integers(0, 256, (cameras, 3, SIZE[1], SIZE[0]), dtype=np.uint8)
+    return Frame(images, Ks, poses, np.eye(4), 0, tuple(str(c) for c in range(cameras)))
+
+
+@torch.inference_mode()
+def opacity_reached_by(predictor, frame, share) -> float:
+    opacity, _ = predictor.model.opacity_and_logits(predictor.features(frame))
+    return float(torch.sigmoid(opacity).quantile(1 - share))
+
+
+@torch.inference_mode()
+def assert_same(engine, predictor, frame):
+    """An engine against the eager torch of a predictor, at a threshold that half of the voxels reach."""
+    tau = opacity_reached_by(predictor, frame, 0.5)
+    (expected, expected_confidence), (got, confidence) = predictor._by_torch(frame, tau), engine(frame, tau)
+    assert got.dtype == np.uint8 and confidence.dtype == np.float32 and got.shape == expected.shape
+    assert 0.05 < (expected != 17).mean() < 0.95, "equal opacities: nothing is compared"
+    # Float32 sums in another order: a voxel on the threshold or between two classes may fall either way.
+    assert (got == expected).mean() > 0.999
+    np.testing.assert_allclose(confidence[got == expected], expected_confidence[got == expected], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"encoder": SUBPIXEL},
+        {"encoder": EncoderConfig(kind="resnet3d", channels=4, features=6), "head": HeadConfig(hidden=16)},
+        {"view": ViewConfig(neck_channels=16, channels=8, depth_net="bevdepth", neck="joined")},
+    ],
+    ids=["smooth", "subpixel", "resnet3d", "bevdepth"],
+)
+@pytest.mark.parametrize("runtime", ["openvino", "whole"])
+def test_every_runtime_equals_eager_torch_on_random_frames(changes, runtime):
+    model = network(**changes)
+    reference = Predictor(model, device="cpu", precision="float32")
+    if runtime == "openvino":
+        engine = make_engine(reference.model, CPU, FLOAT, runtime, reference._by_torch)
+        assert engine is not None
+    else:  # what CUDA graphs capture and ONNX exports
+        whole = WholeNetwork(reference.model).eval()
+
+        def engine(frame, tau):
+            images, Ks, T = (torch.from_numpy(a) for a in (frame.images, frame.Ks, frame.T_ego_cam))
+            Ks, T = Ks.float(), T.float()
+            with torch.no_grad():
+                return [out.numpy() for out in whole(images, Ks, T, ego_from_pixel(Ks, T), torch.tensor(tau))]
+
+    for seed, cameras in ((1, 3), (2, 3), (3, 1)):  # other calibrations, another number of cameras
+        assert_same(engine, reference, frame_of(seed, cameras))
+
+
+def test_rows_of_cells_find_their_voxels():
+    part = VolumePart(network(encoder=SUBPIXEL))
+    volume = torch.randn(8, 8, 8, 8)
+    with torch.no_grad():
+        opacity, rows = part(volume)
+        P = part.encoder(volume[None].permute(0, 4, 1, 2, 3))[0].permute(1, 2, 3, 0).reshape(-1, 6)
+        assert torch.equal(rows[part.row_of_voxel], P)
+        torch.testing.assert_close(opacity.flatten(), part.head.opacity(P))
+    assert not torch.equal(rows, P), "sub-pixel cells come in another order"
+
+
+def test_graphs_are_made_once_and_read_afterwards(own_cache, monkeypatch):
+    model = network()
+    assert Predictor(model, device="cpu", precision="float32", runtime="openvino").runtime == "openvino"
+    folders = list(own_cache.iterdir())
+    assert len(folders) == 1 and {p.name for p in folders[0].glob("*.xml")} == {"image.xml", "volume.xml"}
+
+    def never(*_):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr("gsrender_core.engine.openvino_engine._graph", never)
+    assert Predictor(model, device="cpu", precision="float32", runtime="openvino").runtime == "openvino"
+
+
+def test_other_weights_are_another_graph(own_cache):
+    for seed in (0, 1):
+        model = network(seed)
+        predictor = Predictor(model, device="cpu", precision="float32", runtime="openvino")
+        assert_same(predictor._engine, predictor, frame_of(4))
+    assert len(list(own_cache.iterdir())) == 2
+
+
+def test_a_broken_graph_file_is_made_again(own_cache, caplog):
+    model = network()
+    Predictor(model, device="cpu", runtime="openvino")
+    (path,) = own_cache.glob("*/image.xml")
+    path.write_text(path.read_text()[:500])
+    with caplog.at_level(logging.WARNING):
+        again = Predictor(model, device="cpu", precision="float32", runtime="openvino")
+    assert again.runtime == "openvino" and "made again" in caplog.text
+    assert_same(again._engine, again, frame_of(5))
+
+
+def test_the_graph_of_another_network_is_found_out(own_cache, caplog):
+    """Its file under the right name: only the comparison with eager torch can tell."""
+    ours, other = network(0), network(1)
+    Predictor(other, device="cpu", precision="float32", runtime="openvino")
+    (theirs,) = own_cache.iterdir()
+    Predictor(ours, device="cpu", precision="float32", runtime="openvino")
+    (mine,) = [folder for folder in own_cache.iterdir() if folder != theirs]
+    for path in theirs.iterdir():
+        (mine / path.name).write_bytes(path.read_bytes())
+    with caplog.at_level(logging.WARNING):
+        predictor = Predictor(ours, device="cpu", precision="float32", runtime="auto")
+    assert predictor.runtime == "eager" and "agree with the reference in" in caplog.text
+    reference = Predictor(ours, device="cpu", precision="float32")
+    assert np.array_equal(predictor(frame_of(6)).semantics, reference(frame_of(6)).semantics)
+
+
+def test_self_check_refuses_shifted_confidences():
+    predictor = Predictor(network(), device="cpu", precision="float32")
+
+    def engine(frame, tau):
+        labels, confidence = predictor._by_torch(frame, tau)
+        return labels, confidence * 0.9
+
+    with pytest.raises(SelfCheckError, match="confidences differ by"):
+        self_check(engine, predictor._by_torch, predictor.model.config, FLOAT)
+    report = self_check(predictor._by_torch, predictor._by_torch, predictor.model.config, FLOAT)
+    assert report == {"agreement": 1.0, "confidence_error": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "runtime", "text"),
+    [
+        ({"view": ViewConfig(neck_channels=16, channels=8, history=True)}, "openvino", "earlier frames"),
+        ({"head": HeadConfig(kind="nerf")}, "openvino", "makes no Gaussians"),
+        ({"readout": "splat"}, "openvino", "needs every Gaussian"),
+        ({}, "cuda_graph", "does not run on cpu"),
+    ],
+    ids=["history", "nerf", "splat", "no GPU"],
+)
+def test_what_cannot_serve_is_named_and_eager_goes_on(changes, runtime, text, caplog):
+    with caplog.at_level(logging.WARNING):
+        predictor = Predictor(network(**changes), device="cpu", precision="float32", runtime=runtime)
+    assert predictor.runtime == "eager" and text in caplog.text and "eager torch goes on" in caplog.text
+    assert predictor(frame_of(1)).semantics.shape == (16, 16, 8)
+
+
+def test_a_missing_library_is_named_and_eager_goes_on(monkeypatch, caplog):
+    monkeypatch.setitem(__import__("sys").modules, "gsrender_core.engine.openvino_engine", None)
+    with caplog.at_level(logging.WARNING):
+        assert Predictor(network(), device="cpu", runtime="auto").runtime == "eager"
+    assert "openvino is not used" in caplog.text
+
+
+def test_an_unknown_runtime_is_refused():
+    with pytest.raises(ValueError, match="unknown runtime 'fast'; use auto, eager, openvino, cuda_graph"):
+        Predictor(network(), device="cpu", runtime="fast")
+
+
+def test_another_read_out_or_tau_takes_effect_after_loading():
+    predictor = Predictor(network(), device="cpu", precision="float32", runtime="openvino")
+    taus = [opacity_reached_by(predictor, frame_of(1), share) for share in (0.1, 0.6)]
+    few, many = (predictor(frame_of(1), tau).semantics != 17 for tau in taus)
+    assert 0 < few.sum() < many.sum() and not (few & ~many).any()
+    predictor.model.config = dataclasses.replace(predictor.model.config, readout="splat")
+    assert predictor.runtime == "eager"
+    predictor(frame_of(1))
+
+
+def test_images_of_another_size_are_refused():
+    predictor = Predictor(network(), device="cpu", precision="float32", runtime="openvino")
+    with pytest.raises(ValueError, match="the network takes 96x64"):
+        predictor(surround_frame((64, 64)))
+
+
+def test_the_made_up_frame_is_the_same_every_time():
+    a, b = surround_frame(SIZE, 4), surround_frame(SIZE, 4)
+    assert np.array_equal(a.images, b.images) and a.images.shape == (4, 3, 64, 96)
+    # The first camera looks ahead: its optical axis is the car's x axis.
+    np.testing.assert_allclose(a.T_ego_cam[0, :3, 2], (1, 0, 0), atol=1e-12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_graph_equals_eager_torch_on_random_frames():
+    predictor = Predictor(network(encoder=SUBPIXEL), device="cuda", precision="float32", runtime="cuda_graph")
+    assert predictor.runtime == "cuda_graph"
+    for seed, cameras in ((1, 3), (2, 3), (3, 1)):
+        assert_same(predictor._engine, predictor, frame_of(seed, cameras))
+
+
+def test_backbones_of_a_few_strides_work_too():
+    model = network(backbone=BackboneConfig(pretrained=False, strides=(16, 32)), view=ViewConfig(stride=16, channels=8))
+    predictor = Predictor(model, device="cpu", precision="float32", runtime="openvino")
+    assert_same(predictor._engine, predictor, frame_of(7))
