@@ -5,12 +5,24 @@ import sys
 from pathlib import Path
 
 import pytest
+import rclpy
 import yaml
-from ros_processes import CAMERAS, write_small_bag
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.qos import (
+    DurabilityPolicy,
+    LivelinessPolicy,
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+)
+from ros_processes import CAMERAS, own_domain, write_small_bag
 
 from gsrender_ros import environment, replay_player
-from gsrender_ros.layouts import LAYOUTS
-from gsrender_ros.outputs import LATCHED
+from gsrender_ros.layouts import LAYOUTS, camera_names, fixed_frame
+from gsrender_ros.outputs import OccupancyOutputs
+from gsrender_ros.parameters import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 ARGUMENTS = {
@@ -33,23 +45,68 @@ def _displays() -> dict[str, dict]:
     return {display["Name"]: display for display in config["Visualization Manager"]["Displays"]}
 
 
-def test_rviz_opens_on_what_the_node_publishes():
+# What RViz's displays subscribe to, and the policies of a subscription as its configuration names them.
+DISPLAYED = {
+    "rviz_default_plugins/MarkerArray": "visualization_msgs/msg/MarkerArray",
+    "rviz_default_plugins/PointCloud2": "sensor_msgs/msg/PointCloud2",
+    "rviz_default_plugins/Map": "nav_msgs/msg/OccupancyGrid",
+    "rviz_default_plugins/Image": "sensor_msgs/msg/Image",
+}
+RELIABILITY = {"Reliable": ReliabilityPolicy.RELIABLE, "Best Effort": ReliabilityPolicy.BEST_EFFORT}
+DURABILITY = {"Transient Local": DurabilityPolicy.TRANSIENT_LOCAL, "Volatile": DurabilityPolicy.VOLATILE}
+
+
+def _qos(topic: dict) -> QoSProfile:
+    return QoSProfile(
+        depth=topic["Depth"],
+        reliability=RELIABILITY[topic["Reliability Policy"]],
+        durability=DURABILITY[topic["Durability Policy"]],
+        liveliness=LivelinessPolicy.AUTOMATIC,
+    )
+
+
+def test_rviz_displays_what_the_node_publishes():
+    """Topic, type and quality of service of every display below the node's name, against the node's real publishers."""
     displays = _displays()
-    assert displays["Occupancy markers"]["Class"] == "rviz_default_plugins/MarkerArray"
-    assert displays["Occupancy markers"]["Topic"]["Value"] == "/occupancy_node/occupancy/markers"
-    assert displays["Occupancy cloud"]["Topic"]["Value"] == "/occupancy_node/occupancy"
-    assert displays["Occupancy map"]["Topic"]["Value"] == "/occupancy_node/occupancy/map"
-    for picture in ("semantic", "depth"):
-        assert displays[f"cam_front {picture}"]["Topic"]["Value"] == f"/occupancy_node/debug/cam_front/{picture}"
-    latched = ("Occupancy markers", "Occupancy cloud", "Occupancy map", "cam_front semantic", "cam_front depth")
-    for name in latched:
-        assert displays[name]["Topic"]["Reliability Policy"] == "Reliable"
-        assert displays[name]["Topic"]["Durability Policy"] == "Transient Local"
-    assert (LATCHED.reliability.name, LATCHED.durability.name) == ("RELIABLE", "TRANSIENT_LOCAL")
-    own = LAYOUTS["gsrender"]
-    assert displays["cam_front"]["Topic"]["Value"] == "/" + own.compressed_topic.replace("{camera}", "cam_front")
-    config = yaml.safe_load((ROOT / "rviz" / "occupancy.rviz").read_text(encoding="utf-8"))
-    assert config["Visualization Manager"]["Global Options"]["Fixed Frame"] == own.fixed_frame
+    context = Context()
+    rclpy.init(context=context, domain_id=own_domain(51))
+    node = Node("occupancy_node", context=context)
+    outputs = OccupancyOutputs(node, Settings())
+    try:
+        shown = {}
+        for name, display in displays.items():
+            topic = display.get("Topic")
+            if topic is None or not topic["Value"].startswith("/occupancy_node/"):
+                continue
+            (publisher,) = node.get_publishers_info_by_topic(topic["Value"])
+            assert publisher.topic_type == DISPLAYED[display["Class"]], name
+            compatible, reason = qos_check_compatible(publisher.qos_profile, _qos(topic))
+            assert compatible == QoSCompatibility.OK, (name, reason)
+            # Opened on a paused bag, it still shows the last message.
+            assert topic["Durability Policy"] == "Transient Local" and topic["History Policy"] == "Keep Last"
+            shown[name] = topic["Value"].removeprefix("/occupancy_node/")
+    finally:
+        outputs.close()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+    assert shown == {
+        "Occupancy markers": "occupancy/markers",
+        "Occupancy cloud": "occupancy",
+        "Occupancy map": "occupancy/map",
+        "cam_front semantic": "debug/cam_front/semantic",
+        "cam_front depth": "debug/cam_front/depth",
+    }
+
+
+def test_rviz_displays_the_inputs_and_stands_in_a_frame_that_exists():
+    displays, settings = _displays(), Settings()
+    for camera in camera_names(settings):  # subscribed as the node does, where compressed images are published
+        display = displays[camera.camera]
+        assert display["Class"] == "rviz_default_plugins/Image"
+        assert display["Topic"]["Value"] == "/" + camera.image_topic and camera.transport == "compressed"
+    manager = yaml.safe_load((ROOT / "rviz" / "occupancy.rviz").read_text(encoding="utf-8"))["Visualization Manager"]
+    assert manager["Global Options"]["Fixed Frame"] == fixed_frame(settings)
+    assert manager["Views"]["Current"]["Target Frame"] == displays["Grid"]["Reference Frame"] == settings.ego_frame
 
 
 def test_share_files_are_found_and_missing_ones_are_explained():
