@@ -55,11 +55,20 @@ def test_without_python_headers_it_says_so(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(shutil.which("cc") is None or shutil.which("c++") is None, reason="no C compiler here")
-def test_a_working_compiler_is_accepted(tmp_path):
-    if not Path(generate_tf2_msgs.ask(PYTHON, "import sysconfig; print(sysconfig.get_paths()['include'])", os.environ)
-                ).joinpath("Python.h").is_file():  # fmt: skip
+def test_working_compilers_are_asked_to_compile_against_pythons_headers(tmp_path, monkeypatch):
+    include = generate_tf2_msgs.ask(PYTHON, "import sysconfig; print(sysconfig.get_paths()['include'])", os.environ)
+    if not Path(include, "Python.h").is_file():
         pytest.skip("no Python headers here")
+    for variable, name in (("CC", "cc"), ("CXX", "c++")):
+        tool(tmp_path, f"own-{name}", f'echo {name} "$@" >> {tmp_path}/asked; exec {shutil.which(name)} "$@"')
+        monkeypatch.setenv(variable, str(tmp_path / f"own-{name}"))
     require_compiler(PYTHON, tmp_path)
+    asked = [line.split() for line in (tmp_path / "asked").read_text().splitlines()]
+    assert [(words[0], words[1:3], Path(words[4]).name) for words in asked] == [
+        ("cc", ["-I", include], "probe.c"),
+        ("c++", ["-I", include], "probe.cpp"),
+    ]
+    assert (tmp_path / "probe.o").read_bytes()[:4] == b"\x7fELF"
 
 
 def test_no_compiler_is_a_message_not_a_failure(monkeypatch, tmp_path, caplog):
