@@ -33,8 +33,8 @@ def no_process_survives():
 
 
 @contextmanager
-def running_trainer(node, folder):
-    """The node in this process, spun by the listener's executor."""
+def running_trainer(node, folder, **changes):
+    """The node in this process, spun by the listener's executor; ``changes`` of training's parameters."""
     values = {
         "cameras": list(CAMERAS),
         "device": "cpu",
@@ -49,7 +49,7 @@ def running_trainer(node, folder):
         "buffer.memory_gb": 0.1,
         "buffer.stretch": 2,
         "buffer.hold_out_every": 2,
-    }
+    } | {f"training.{name}": value for name, value in changes.items()}
     overrides = [Parameter(name, value=value) for name, value in values.items()]
     trainer = TrainerNode(context=node.context, parameter_overrides=overrides)
     node.executor.add_node(trainer)
@@ -106,6 +106,34 @@ def test_a_replay_is_learnt_from_and_gives_the_frames_of_its_bag(tmp_path):
     assert rows[-1]["returns"]["rays"] > 0  # the last validation
     assert clouds[-1].header.frame_id == "base_link"
     assert load_checkpoint(tmp_path / "run" / report["checkpoint"]).info["frames"] == 6
+
+
+@needs_tf
+def test_a_player_is_paused_while_the_training_is_behind_and_let_go_at_the_end(tmp_path):
+    """Each frame is worth a thousand steps, so that the second one already finds the training behind."""
+    domain = own_domain(25)
+    write_drive(tmp_path / "drive")
+    with listening_node(domain) as (node, spin_until):
+        with running_trainer(node, tmp_path, steps_per_frame=1000.0, ahead=1, at_end="wait") as trainer:
+            topics = [f"/{camera}/image_raw/compressed" for camera in CAMERAS]
+            waits = [text for topic in (*topics, "/lidar_top", "/tf") for text in ("--wait-for", topic)]
+            player = Process(
+                "gsrender_ros.replay_player", [tmp_path / "drive", *waits], domain, tmp_path / "player.log"
+            )
+            spin_until(lambda: trainer.player.held, player)
+            made, received = trainer.frames.made, trainer.statistics.summary().frames_in
+            heard = []
+            node.create_subscription(PointCloud2, "/lidar_top", heard.append, 10)
+            spin_until(lambda: trainer.training.steps > 0, player)
+            quiet = node.get_clock().now().nanoseconds + 1_500_000_000  # most of the bag's length
+            spin_until(lambda: node.get_clock().now().nanoseconds > quiet, player)
+            assert player.popen.poll() is None and not heard  # it holds still
+            assert 2 <= made <= trainer.frames.made <= made + 1 and received < 12
+            assert trainer.player.pauses == 1 and "behind" not in trainer.statistics.summary().dropped
+            assert trainer.diagnostics.paused and trainer.training.takes_frames
+        assert player.wait() == 0  # whoever held it back has let it go
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["player_paused"] == 1 and report["replay"]["used"] >= 2
 
 
 @needs_tf
