@@ -256,3 +256,11 @@ def watch_clock(clock, on_backward_jump) -> object:
     """Call back when a (simulated) clock jumps back; keep the returned handle as long as it shall watch."""
     threshold = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False)
     return clock.create_jump_callback(threshold, post_callback=lambda _: on_backward_jump())
+
+
+def clock_jump_text(node) -> str:
+    """That the clock jumped back, and why it may do so all the time: nothing would ever come out."""
+    publishers = node.count_publishers("/clock")
+    if publishers < 2:
+        return "the clock jumped back"
+    return f"the clock jumped back ({publishers} publishers on /clock: end all but one, or give them other domains)"

@@ -17,7 +17,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from gsrender_ros.calibration import read_calibration, unused_cameras
-from gsrender_ros.camera_sync import CameraSync, ImageSet, watch_clock
+from gsrender_ros.camera_sync import CameraSync, ImageSet, clock_jump_text, watch_clock
 from gsrender_ros.camera_topics import CameraTopics
 from gsrender_ros.diagnostics import Diagnostics
 from gsrender_ros.environment import prepare_environment
@@ -60,7 +60,9 @@ class OccupancyNode(Node):
             self.get_logger().warning(line)
         self.statistics = FrameStatistics()
         self.worker = InferenceWorker(self._process, self.statistics, self.get_logger())
-        self.host = PredictorHost(self.settings.device, len(self.settings.cameras), self.get_logger())
+        self.host = PredictorHost(
+            self.settings.device, self.settings.runtime, len(self.settings.cameras), self.get_logger()
+        )
         self.self_check: SelfCheck | None = None
         self.assemble_frame: FrameAssembler | None = None
         self.worker.start(lambda: self._use_checkpoint(self.settings.checkpoint))
@@ -177,7 +179,9 @@ class OccupancyNode(Node):
         self.sync.reset(now_ns)
         self.poses.clock_jumped(now_ns)
         self._forget()
-        self.get_logger().warning("the clock jumped back: synchroniser, transforms and markers cleared")
+        self.get_logger().warning(
+            f"{clock_jump_text(self)}: synchroniser, transforms and markers cleared", throttle_duration_sec=2.0
+        )
 
     def _on_stamp_jump(self, before_ns: int, after_ns: int) -> None:
         self.poses.stamps_jumped(after_ns)

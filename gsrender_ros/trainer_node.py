@@ -25,7 +25,7 @@ from gsrender_core.data.lidar_labels import LabelOptions
 from gsrender_core.data.replay_buffer import BufferLimits, ReplayBuffer
 from gsrender_core.train import starting_config
 from gsrender_ros.calibration import read_calibration
-from gsrender_ros.camera_sync import CameraSync, watch_clock
+from gsrender_ros.camera_sync import CameraSync, clock_jump_text, watch_clock
 from gsrender_ros.camera_topics import CameraTopics
 from gsrender_ros.diagnostics import ERROR, OK, Diagnostics
 from gsrender_ros.environment import prepare_environment
@@ -134,7 +134,7 @@ class TrainerNode(Node):
         self.sync.reset(now_ns)
         self.frames.restart()
         self.poses.clock_jumped(now_ns)
-        self.get_logger().warning("the clock jumped back: another scene begins")
+        self.get_logger().warning(f"{clock_jump_text(self)}: another scene begins", throttle_duration_sec=2.0)
 
     def _on_stamp_jump(self, before_ns: int, after_ns: int) -> None:
         self.frames.restart()

@@ -5,7 +5,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from gsrender_ros import stragglers
-from gsrender_ros.camera_sync import CameraSync
+from gsrender_ros.camera_sync import CameraSync, clock_jump_text
 from gsrender_ros.layouts import camera_names
 from gsrender_ros.parameters import Settings
 from gsrender_ros.statistics import FrameStatistics
@@ -304,3 +304,16 @@ def test_slightly_late_images_are_no_jump():
     rig.image(1, 110)
     rig.image(2, 120)
     assert rig.jumps == [] and rig.times == [0, 100]
+
+
+def test_several_clocks_are_named_where_the_clock_jumps_back():
+    class Node:
+        publishers = 1
+
+        def count_publishers(self, topic):
+            return self.publishers if topic == "/clock" else 0
+
+    node = Node()
+    assert clock_jump_text(node) == "the clock jumped back"
+    node.publishers = 2
+    assert clock_jump_text(node).startswith("the clock jumped back (2 publishers on /clock: end all but one")
