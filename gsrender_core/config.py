@@ -113,6 +113,7 @@ class HeadConfig:
             raise ValueError(f"model.head: hidden {self.hidden} and nerf_step_m {self.nerf_step_m} must be positive")
 
 
+RUNTIMES = ("auto", "eager", "openvino", "cuda_graph")  # what computes a prediction, see gsrender_core.engine
 READOUTS = ("voxel", "voxel_anchored", "splat")
 
 

@@ -66,6 +66,7 @@ class Predictor:
         tau: opacity threshold of Eq. 7, from the checkpoint.
         precision: of the network's arithmetic up to the voxel features; the head is float32.
         info: what the trainer recorded.
+        fallback: why eager torch serves in place of the runtime that was asked for; empty where it does not.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Predictor:
         self.model = fold_batch_norms(model).to(self.device)
         self.info = info or {}
         self._kept: list[tuple[Frame, list[torch.Tensor]]] = []
-        self._engine = make_engine(self.model, self.device, self.precision, runtime, self._by_torch)
+        self._engine, self.fallback = make_engine(self.model, self.device, self.precision, runtime, self._by_torch)
 
     @classmethod
     def load(

@@ -9,6 +9,8 @@ import difflib
 import sys
 from dataclasses import dataclass, field
 
+from gsrender_core.config import RUNTIMES
+
 DEFAULT_CAMERAS = ("cam_front", "cam_front_right", "cam_back_right", "cam_back", "cam_back_left", "cam_front_left")
 
 
@@ -44,6 +46,13 @@ class Settings:
         live=True,
     )
     device: str = parameter("device", "auto", "", "Where the network runs: auto, cpu, cuda or cuda:N.")
+    runtime: str = parameter(
+        "runtime",
+        "auto",
+        "",
+        "What computes the network: auto (openvino on a CPU, cuda_graph on CUDA), or eager torch, the reference.",
+        Limits(choices=RUNTIMES),
+    )
     layout: str = parameter(
         "layout",
         "gsrender",

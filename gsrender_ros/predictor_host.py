@@ -15,7 +15,7 @@ class PredictorHost:
     """Holds a ``Predictor`` and its checkpoint.
 
     Args:
-        device: as the parameter.
+        device, runtime: as the parameters.
         cameras: how many there will be; the network is warmed up for them.
         logger: says what is loaded, and what to do about failures.
 
@@ -25,8 +25,8 @@ class PredictorHost:
         failures: how many frames in a row the network has failed on.
     """
 
-    def __init__(self, device: str, cameras: int, logger):
-        self._device = device
+    def __init__(self, device: str, runtime: str, cameras: int, logger):
+        self._device, self._runtime = device, runtime
         self._cameras = cameras
         self._logger = logger
         self.predictor = None
@@ -51,7 +51,9 @@ class PredictorHost:
                 "`ros2 run` ignore virtual environments)"
             ) from error
         path = path or str(default_checkpoint())
-        predictor = Predictor.load(path, device=self._device)
+        predictor = Predictor.load(path, device=self._device, runtime=self._runtime)
+        if predictor.fallback:
+            self._logger.warning(f"{predictor.fallback}; eager torch goes on, slower and with the same results")
         predictor.warm_up(self._cameras)  # else the first frames wait for seconds
         self.predictor, self.path, self._loaded_at = predictor, path, time.time()
 
@@ -108,6 +110,7 @@ class PredictorHost:
             "tau": f"{predictor.tau:g}",
             "image_size": f"{predictor.image_size[0]}x{predictor.image_size[1]}",
             "device": str(predictor.device),
+            "runtime": predictor.runtime + (f" ({predictor.fallback})" if predictor.fallback else ""),
             "precision": str(predictor.precision).removeprefix("torch."),
             "frames_before": str(predictor.frames_before),
         }

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from gsrender_core.config import RUNTIMES
 from gsrender_core.data.frame import Frame
 from gsrender_core.engine.self_check import self_check
 from gsrender_core.model.gsrender import GSRender
@@ -21,7 +22,6 @@ from gsrender_core.model.parts import why_not
 
 logger = logging.getLogger(__name__)
 
-RUNTIMES = ("auto", "eager", "openvino", "cuda_graph")
 # A frame and tau to labels uint8 and confidence float32, both [X, Y, Z].
 Engine = Callable[[Frame, float], tuple[np.ndarray, np.ndarray]]
 
@@ -32,8 +32,10 @@ def check_runtime(runtime: str) -> None:
         raise ValueError(f"unknown runtime {runtime!r}; use {', '.join(RUNTIMES)}")
 
 
-def make_engine(model: GSRender, device: torch.device, precision: torch.dtype, runtime: str, reference: Engine):
-    """The engine of a folded network in evaluation mode, or None: ``reference`` then serves.
+def make_engine(
+    model: GSRender, device: torch.device, precision: torch.dtype, runtime: str, reference: Engine
+) -> tuple[Engine | None, str]:
+    """The engine of a folded network in evaluation mode; None where ``reference`` serves, and why (may be empty).
 
     Args:
         model: on ``device``, batch norms folded.
@@ -47,7 +49,7 @@ def make_engine(model: GSRender, device: torch.device, precision: torch.dtype, r
     check_runtime(runtime)
     wanted = {"cpu": "openvino", "cuda": "cuda_graph"}[device.type] if runtime == "auto" else runtime
     if wanted == "eager":
-        return None
+        return None, ""
     try:
         if (reason := why_not(model.config)) is not None:
             raise ValueError(f"this network has no graph: {reason}")
@@ -55,16 +57,10 @@ def make_engine(model: GSRender, device: torch.device, precision: torch.dtype, r
         self_check(engine, reference, model.config, precision)
     except Exception as error:  # a driver, an instruction set, a file: whatever it is, eager torch is there
         text = str(error).strip().splitlines()
-        level = logging.INFO if runtime == "auto" and isinstance(error, ValueError) else logging.WARNING
-        logger.log(
-            level,
-            "runtime %s is not used (%s: %s); eager torch goes on, slower and with the same results",
-            wanted,
-            type(error).__name__,
-            text[0] if text else "no message",
-        )
-        return None
-    return engine
+        reason = f"runtime {wanted} is not used ({type(error).__name__}: {text[0] if text else 'no message'})"
+        logger.warning("%s; eager torch goes on, slower and with the same results", reason)
+        return None, reason
+    return engine, ""
 
 
 def _build(model: GSRender, device: torch.device, precision: torch.dtype, runtime: str) -> Engine:

@@ -22,13 +22,16 @@ class SelfCheckError(RuntimeError):
     """An engine disagrees with the reference."""
 
 
-def self_check(engine, reference, config: ModelConfig, precision: torch.dtype) -> dict[str, float]:
+def self_check(
+    engine, reference, config: ModelConfig, precision: torch.dtype, cameras: int = CAMERAS
+) -> dict[str, float]:
     """Compare an engine with the reference on one made-up frame.
 
     Args:
         engine, reference: frame and tau to labels and confidence.
         config: of the network of both.
         precision: of the engine's arithmetic; decides how much may differ.
+        cameras: of the made-up frame.
 
     Returns:
         ``agreement`` and ``confidence_error``, see ``LIMITS``.
@@ -36,7 +39,7 @@ def self_check(engine, reference, config: ModelConfig, precision: torch.dtype) -
     Raises:
         SelfCheckError: they differ by more.
     """
-    frame = surround_frame(config.image_size)
+    frame = surround_frame(config.image_size, cameras)
     _, everywhere = reference(frame, 0.0)
     tau = float(np.quantile(everywhere, 1 - TAU_SHARE))
     (expected, expected_confidence), (got, confidence) = reference(frame, tau), engine(frame, tau)

@@ -17,6 +17,8 @@ class Log:
     def error(self, text, **_):
         self.lines.append(text)
 
+    warning = error
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
@@ -27,7 +29,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def host(checkpoint):
-    host = PredictorHost("cpu", 1, Log())
+    host = PredictorHost("cpu", "eager", 1, Log())
     host.load(str(checkpoint))
     return host
 
@@ -58,7 +60,15 @@ def test_facts_name_what_is_loaded(host, checkpoint):
     facts = host.facts()
     assert facts["checkpoint"] == str(checkpoint) and facts["device"] == "cpu" and facts["image_size"] == "96x64"
     assert facts["grid"] == "20x20x4 voxels of 1.6 m from (-16, -16, -1) m"
-    assert host.gpu_memory_mb() is None
+    assert host.gpu_memory_mb() is None and facts["runtime"] == "eager"
+
+
+def test_a_runtime_that_cannot_serve_is_said_and_shown(checkpoint):
+    host = PredictorHost("cpu", "cuda_graph", 1, Log())
+    host.load(str(checkpoint))
+    assert "runtime cuda_graph is not used" in host._logger.lines[0]
+    assert host.facts()["runtime"].startswith("eager (runtime cuda_graph is not used")
+    assert host(frame(), ()).stamp_ns == 7
 
 
 def test_equal_failures_in_a_row_load_the_network_anew_once_and_then_say_what_to_do(host, monkeypatch):
