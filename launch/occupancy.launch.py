@@ -37,17 +37,15 @@ def _prefix(package: str) -> Path | None:
         return None
 
 
-def _share() -> Path:
+def share() -> Path:
     """The package's share folder; the source tree where the package is not installed."""
     prefix = _prefix(PACKAGE)
     return prefix / "share" / PACKAGE if prefix else Path(__file__).resolve().parents[1]
 
 
 def _arguments() -> list[DeclareLaunchArgument]:
-    share = _share()
     bag = LaunchConfiguration("bag")
     return [
-        DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics."),
         DeclareLaunchArgument("bag", default_value="", description="Bag to play along; empty: none."),
         DeclareLaunchArgument(
             "bag_args",
@@ -61,7 +59,7 @@ def _arguments() -> list[DeclareLaunchArgument]:
         ),
         DeclareLaunchArgument(
             "params_file",
-            default_value=str(share / "config" / "occupancy.yaml"),
+            default_value=str(share() / "config" / "occupancy.yaml"),
             description="Parameters of the node; arguments given here win over it.",
         ),
         DeclareLaunchArgument("checkpoint", default_value="", description="Checkpoint; empty: as params_file says."),
@@ -77,11 +75,21 @@ def _arguments() -> list[DeclareLaunchArgument]:
             choices=["", "gsrender", "nuscenes2bag", "nuscenes2bag_ros2", "foxglove", "nuscenes_to_ros2bag"],
             description="Names of topics and frames; empty: as params_file says.",
         ),
+        *common_arguments(),
+    ]
+
+
+def common_arguments() -> list[DeclareLaunchArgument]:
+    """What every launch file of this folder takes."""
+    return [
+        DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics."),
         DeclareLaunchArgument(
             "rviz", default_value="false", choices=["true", "false"], description="Start RViz as well."
         ),
         DeclareLaunchArgument(
-            "rviz_config", default_value=str(share / "rviz" / "occupancy.rviz"), description="Configuration of RViz."
+            "rviz_config",
+            default_value=str(share() / "rviz" / "occupancy.rviz"),
+            description="Configuration of RViz.",
         ),
         DeclareLaunchArgument(
             "log_level",
@@ -99,29 +107,44 @@ def _start_node(context) -> list:
         for name in ("checkpoint", "image_transport", "layout")
         if context.launch_configurations[name]
     }
-    use_sim_time = context.launch_configurations["use_sim_time"].lower() in ("true", "1")
+    # What the network is working on ends first; launch itself gives 5 s.
+    return start_node(context, "occupancy_node", given, sigterm_timeout="20")
+
+
+def _is_true(context, name: str) -> bool:
+    return context.launch_configurations[name].lower() in ("true", "1")
+
+
+def start_node(context, program: str, parameters: dict, **options) -> list:
+    """One of the package's nodes, named as its program; all ends when it does.
+
+    Args:
+        parameters: win over those of params_file.
+        options: of ``launch_ros.actions.Node``.
+    """
     params_file = context.launch_configurations["params_file"]
     if not Path(params_file).is_file():
         raise FileNotFoundError(f"params_file:={params_file} does not exist")
     prefix = _prefix(PACKAGE)
     # Not installed as a ROS package (pip only): run it as a module of the interpreter that launches.
     where = (
-        {"package": PACKAGE, "executable": "occupancy_node"}
-        if prefix and (prefix / "lib" / PACKAGE / "occupancy_node").exists()
-        else {"executable": sys.executable, "arguments": ["-m", "gsrender_ros.occupancy_node"]}
+        {"package": PACKAGE, "executable": program}
+        if prefix and (prefix / "lib" / PACKAGE / program).exists()
+        else {"executable": sys.executable, "arguments": ["-m", f"{PACKAGE}.{program}"]}
     )
     arguments = [*where.pop("arguments", []), "--ros-args", "--log-level", LaunchConfiguration("log_level")]
     node = Node(
         **where,
-        name="occupancy_node",
+        name=program,
         namespace=LaunchConfiguration("namespace"),
-        parameters=[params_file, {"use_sim_time": use_sim_time, **given}],
+        parameters=[params_file, {"use_sim_time": _is_true(context, "use_sim_time"), **parameters}],
         arguments=arguments,
         output="screen",
         emulate_tty=True,
+        **options,
     )
     ended = RegisterEventHandler(
-        OnProcessExit(target_action=node, on_exit=[EmitEvent(event=Shutdown(reason="occupancy_node ended"))])
+        OnProcessExit(target_action=node, on_exit=[EmitEvent(event=Shutdown(reason=f"{program} ended"))])
     )
     return [node, ended]
 
@@ -153,7 +176,7 @@ def _moved_topics(bag: str, namespace: str) -> list[str]:
     return [f"{n}:={namespace}{n}" for n in names if n not in GLOBAL_TOPICS and not n.startswith(f"{namespace}/")]
 
 
-def _play_bag(context) -> list:
+def play_bag(context) -> list:
     """`ros2 bag play` where it is installed, else the package's own player; /clock either way.
 
     A bag's topics are absolute and the node's are not: with a namespace they are moved into it.
@@ -178,16 +201,19 @@ def _play_bag(context) -> list:
     return [ExecuteProcess(cmd=["ros2", "bag", "play", bag, *arguments], output="screen")]
 
 
-def _show(context) -> list:
-    """RViz on request. The topics of its configuration are absolute: with a namespace they move into it."""
-    if context.launch_configurations["rviz"] != "true":
+def show(context, program: str = "occupancy_node") -> list:
+    """RViz on request, opened on what ``program`` publishes.
+
+    The topics of its configuration are absolute and occupancy_node's: they move into the namespace, and to the program.
+    """
+    if not _is_true(context, "rviz"):
         return []
     config = context.launch_configurations["rviz_config"]
     if not Path(config).is_file():
         raise FileNotFoundError(f"rviz_config:={config} does not exist")
     namespace = _absolute(context.launch_configurations["namespace"])
-    topics = _rviz_topics(yaml.safe_load(Path(config).read_text(encoding="utf-8"))) if namespace else set()
-    use_sim_time = context.launch_configurations["use_sim_time"].lower() in ("true", "1")
+    topics = _rviz_topics(yaml.safe_load(Path(config).read_text(encoding="utf-8"))) - GLOBAL_TOPICS
+    moved = {topic: namespace + topic.replace("/occupancy_node/", f"/{program}/") for topic in sorted(topics)}
     return [
         Node(
             package="rviz2",
@@ -195,8 +221,8 @@ def _show(context) -> list:
             name="rviz",
             namespace=namespace,
             arguments=["-d", config],
-            parameters=[{"use_sim_time": use_sim_time}],
-            remappings=[(topic, namespace + topic) for topic in sorted(topics - GLOBAL_TOPICS)],
+            parameters=[{"use_sim_time": _is_true(context, "use_sim_time")}],
+            remappings=[(topic, there) for topic, there in moved.items() if there != topic],
         )
     ]
 
@@ -212,25 +238,31 @@ def _rviz_topics(tree) -> set[str]:
     return set().union({name} if str(name).startswith("/") else set(), *map(_rviz_topics, tree.values()))
 
 
-def generate_launch_description() -> LaunchDescription:
-    """All of it; `ros2 launch gsrender_ros occupancy.launch.py --show-args` lists the arguments."""
-    profile = str(_share() / "config" / "fastdds.xml")
+def larger_shared_memory() -> list[SetEnvironmentVariable]:
+    """Surround images do not fit the middleware's default; what the user has set stays."""
+    profile = str(share() / "config" / "fastdds.xml")
     variable = "FASTDDS_DEFAULT_PROFILES_FILE"
     older = "FASTRTPS_DEFAULT_PROFILES_FILE"  # what Humble reads
     unset = PythonExpression(
         ["not '", EnvironmentVariable(variable, default_value=""), EnvironmentVariable(older, default_value=""), "'"]
     )
     humble = PythonExpression(["'", EnvironmentVariable("ROS_DISTRO", default_value=""), "' == 'humble'"])
+    return [
+        SetEnvironmentVariable(
+            variable, profile, condition=IfCondition(PythonExpression([unset, " and not ", humble]))
+        ),
+        SetEnvironmentVariable(older, profile, condition=IfCondition(PythonExpression([unset, " and ", humble]))),
+    ]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """All of it; `ros2 launch gsrender_ros occupancy.launch.py --show-args` lists the arguments."""
     return LaunchDescription(
         [
             *_arguments(),
-            # Surround images do not fit the middleware's default shared memory.
-            SetEnvironmentVariable(
-                variable, profile, condition=IfCondition(PythonExpression([unset, " and not ", humble]))
-            ),
-            SetEnvironmentVariable(older, profile, condition=IfCondition(PythonExpression([unset, " and ", humble]))),
+            *larger_shared_memory(),
             OpaqueFunction(function=_start_node),
-            OpaqueFunction(function=_play_bag),
-            OpaqueFunction(function=_show),
+            OpaqueFunction(function=play_bag),
+            OpaqueFunction(function=show),
         ]
     )

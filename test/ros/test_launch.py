@@ -171,9 +171,9 @@ def test_a_bag_brings_simulated_time(launch_module, given, expected):
     for argument in launch_module.generate_launch_description().get_launch_arguments():
         argument.execute(context)
     assert context.launch_configurations["use_sim_time"] == expected
-    assert len(launch_module._play_bag(context)) == (0 if not given else 2)
+    assert len(launch_module.play_bag(context)) == (0 if not given else 2)
     if given and not launch_module._prefix("rosbag2_transport"):
-        _, player = launch_module._play_bag(context)
+        _, player = launch_module.play_bag(context)
         command = [part.text for argument in player.cmd for part in argument]
         _, options = replay_player._options(command[3:])  # the player takes what `ros2 bag play` takes
         assert options.clock_hz == 100.0
@@ -210,21 +210,23 @@ def test_a_bags_topics_move_into_the_namespace_of_the_node(launch_module, tmp_pa
         for topic in ("/odom", *(f"/{c}/{t}" for c in CAMERAS for t in ("camera_info", "image_raw/compressed")))
     )
     context = _context(launch_module, bag=str(tmp_path / "bag"), namespace="car")
-    command = ["".join(part.text for part in word) for word in launch_module._play_bag(context)[-1].cmd]
+    command = ["".join(part.text for part in word) for word in launch_module.play_bag(context)[-1].cmd]
     assert set(moved) <= set(command)
     context = _context(launch_module, bag=str(tmp_path / "bag"))
-    assert not any(":=" in part.text for word in launch_module._play_bag(context)[-1].cmd for part in word)
+    assert not any(":=" in part.text for word in launch_module.play_bag(context)[-1].cmd for part in word)
     (tmp_path / "bag" / "metadata.yaml").unlink()
     with pytest.raises(FileNotFoundError, match="metadata.yaml does not exist: its topics cannot be moved into /car"):
         launch_module._moved_topics(str(tmp_path / "bag"), "/car")
 
 
 def test_rviz_looks_into_the_namespace(launch_module):
-    node = launch_module._show(_context(launch_module, rviz="true", namespace="/car"))[0]
+    node = launch_module.show(_context(launch_module, rviz="true", namespace="/car"))[0]
     remaps = {"".join(p.text for p in a): "".join(p.text for p in b) for a, b in node._Node__remappings}
     assert remaps["/occupancy_node/occupancy"] == "/car/occupancy_node/occupancy"
     assert all(moved == "/car" + topic for topic, moved in remaps.items()) and len(remaps) > 5
-    assert not launch_module._show(_context(launch_module))
+    assert not launch_module.show(_context(launch_module))
+    (in_root,) = launch_module.show(_context(launch_module, rviz="true"))
+    assert not in_root._Node__remappings
 
 
 TRAINING_ARGUMENTS = {
@@ -266,10 +268,14 @@ def test_training_from_a_replay_can_be_launched(training_launch_module):
         argument.execute(context)
     node, _ = training_launch_module._start_node(context)
     assert node.node_executable in ("trainer_node", sys.executable)
-    assert training_launch_module._show(context) == []
-    context.launch_configurations["rviz"] = "true"
-    (rviz,) = training_launch_module._show(context)
+    show = training_launch_module.OCCUPANCY.show
+    assert show(context, "trainer_node") == []
+    context.launch_configurations.update({"rviz": "true", "namespace": "car"})
+    (rviz,) = show(context, "trainer_node")
     assert rviz.node_executable == "rviz2"
+    remaps = {"".join(p.text for p in a): "".join(p.text for p in b) for a, b in rviz._Node__remappings}
+    assert remaps["/occupancy_node/occupancy"] == "/car/trainer_node/occupancy"
+    assert remaps["/lidar_top"] == "/car/lidar_top"
     context.launch_configurations["config"] = "/none.yaml"
     with pytest.raises(FileNotFoundError, match="config:=/none.yaml does not exist"):
         training_launch_module._start_node(context)
