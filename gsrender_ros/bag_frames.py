@@ -133,7 +133,8 @@ class BagFrames:
         """
         if self.label_options.hold_out == 0:
             raise ValueError("no LiDAR points are held out; read the data with LabelOptions(hold_out=...) above 0")
-        return self._guarded(i, lambda moment, keyframe: self._labels(i, moment, keyframe, held_out=True))
+        maker = self._makers[self.samples[i].recording]
+        return self._guarded(i, lambda moment, _: self._labels(i, moment, maker.frame(moment, None), held_out=True))
 
     def lidar_returns(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """What the LiDARs measured: origins [N, 3] and points [N, 3] float64, m, ego frame, and classes or None.
@@ -183,16 +184,16 @@ class BagFrames:
         def read(moment: Moment, keyframe: Keyframe) -> Frame:
             maker = self._makers[self.samples[i].recording]
             frame = maker.frame(moment, self._recording(i).image_messages(keyframe) if images else None)
-            return dataclasses.replace(frame, labels=self._labels(i, moment, keyframe)) if labels else frame
+            return dataclasses.replace(frame, labels=self._labels(i, moment, frame)) if labels else frame
 
         return self._guarded(i, read)
 
-    def _labels(self, i: int, moment: Moment, keyframe: Keyframe, held_out: bool = False) -> PixelLabels:
-        maker, recording = self._makers[self.samples[i].recording], self._recording(i)
+    def _labels(self, i: int, moment: Moment, frame: Frame, held_out: bool = False) -> PixelLabels:
+        maker, recording, keyframe = self._makers[self.samples[i].recording], self._recording(i), self._keyframe(i)
         pictures = None
         if maker.point_labels.supervision == "images":
             pictures = recording.label_images(keyframe)
-        return maker.labels(moment, maker.frame(moment, None), recording.clouds(keyframe), pictures, held_out)
+        return maker.labels(moment, frame, recording.clouds(keyframe), pictures, held_out)
 
     def _maker(self, recording: BagRecording) -> TrainingFrameMaker:
         supervision = supervision_of(self.config, recording.cloud_fields())

@@ -34,6 +34,7 @@ PARTS = {
     "markers": ("gsrender_ros.bench_markers", "bench_markers"),
     "outputs": ("gsrender_ros.bench_outputs", "bench_outputs"),
     "inputs": ("gsrender_ros.bench_inputs", "bench_inputs"),
+    "bags": ("gsrender_ros.bench_bags", "bench_bags"),
 }
 
 
@@ -68,6 +69,8 @@ TARGETS = (
     Target("outputs", None, "total_ms", 10.0, False, "60,000 voxels to published cloud, markers and map, ms"),
     Target("inputs", None, "ahead_ms", 10.0, False, "last of six jpegs to the network's input, ms"),
     Target("inputs", None, "ratio", 2.0, True, "six jpegs scaled in decoding, times as fast as at full size"),
+    Target("bags", None, "keyframes_x", 5.0, True, "six 12 Hz cameras to frames each 0.5 s, times real time"),
+    Target("bags", None, "unseen_x", 5.0, True, "the same without decoding an image, times real time"),
 )
 
 

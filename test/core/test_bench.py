@@ -35,6 +35,7 @@ def test_targets_name_what_the_parts_measure():
         "markers": {"ratio": 25.0},
         "outputs": {"total_ms": 8.0},
         "inputs": {"ahead_ms": 8.0, "ratio": 3.0},
+        "bags": {"keyframes_x": 6.0, "unseen_x": 6.0},
     }
     assert all(target.check(measured)["reached"] for target in TARGETS)
     assert {target.part for target in TARGETS} == set(PARTS) - {"heads"}  # a comparison, not a promise
