@@ -19,7 +19,7 @@ from launch.actions import (
     SetEnvironmentVariable,
 )
 from launch.conditions import IfCondition
-from launch.event_handlers import OnProcessExit
+from launch.event_handlers import OnProcessExit, OnProcessIO
 from launch.events import Shutdown
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PythonExpression
 from launch_ros.actions import Node
@@ -116,7 +116,7 @@ def _is_true(context, name: str) -> bool:
 
 
 def start_node(context, program: str, parameters: dict, **options) -> list:
-    """One of the package's nodes, named as its program; all ends when it does.
+    """One of the package's nodes, named as its program, and the bag once it is ready; all ends when the node does.
 
     Args:
         parameters: win over those of params_file.
@@ -146,7 +146,21 @@ def start_node(context, program: str, parameters: dict, **options) -> list:
     ended = RegisterEventHandler(
         OnProcessExit(target_action=node, on_exit=[EmitEvent(event=Shutdown(reason=f"{program} ended"))])
     )
-    return [node, ended]
+    return [node, ended, *_when_ready(context, node, play_bag(context))]
+
+
+def _when_ready(context, node: Node, actions: list) -> list:
+    """Actions that begin when the node says that it is ready: what is played before, it would not hear."""
+    if not actions or context.launch_configurations["log_level"] not in ("debug", "info"):
+        return actions  # a node that says little does not say that either
+    heard, waiting = [b""], list(actions)
+
+    def look(event):
+        heard[0] = (heard[0] + event.text)[-10_000:]
+        begun = [waiting.pop(0) for _ in range(len(waiting))] if b"ready: " in heard[0] else []
+        return begun or None
+
+    return [RegisterEventHandler(OnProcessIO(target_action=node, on_stdout=look, on_stderr=look))]
 
 
 def _absolute(namespace: str) -> str:
@@ -262,7 +276,6 @@ def generate_launch_description() -> LaunchDescription:
             *_arguments(),
             *larger_shared_memory(),
             OpaqueFunction(function=_start_node),
-            OpaqueFunction(function=play_bag),
             OpaqueFunction(function=show),
         ]
     )

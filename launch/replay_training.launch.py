@@ -44,7 +44,7 @@ def _arguments() -> list[DeclareLaunchArgument]:
         DeclareLaunchArgument(
             "bag_args",
             default_value="--clock 100 --delay 5",
-            description="Further arguments of `ros2 bag play`; the delay lets the trainer subscribe first.",
+            description="Further arguments of `ros2 bag play`; the delay, once the trainer is ready, is for discovery.",
         ),
         DeclareLaunchArgument("use_sim_time", default_value="true", description="Take the time from /clock."),
         *OCCUPANCY.common_arguments(),
@@ -73,7 +73,6 @@ def generate_launch_description() -> LaunchDescription:
             *_arguments(),
             *OCCUPANCY.larger_shared_memory(),
             OpaqueFunction(function=_start_node),
-            OpaqueFunction(function=OCCUPANCY.play_bag),
             OpaqueFunction(function=OCCUPANCY.show, args=["trainer_node"]),
         ]
     )

@@ -177,8 +177,28 @@ def test_a_bag_brings_simulated_time(launch_module, given, expected):
         command = [part.text for argument in player.cmd for part in argument]
         _, options = replay_player._options(command[3:])  # the player takes what `ros2 bag play` takes
         assert options.clock_hz == 100.0
-    node, _ = launch_module._start_node(context)
-    assert node.node_executable in ("occupancy_node", sys.executable)
+    node, _, *player = launch_module._start_node(context)
+    assert node.node_executable in ("occupancy_node", sys.executable) and len(player) == bool(given)
+
+
+def test_a_bag_is_played_when_the_node_is_ready(launch_module):
+    from launch.actions import LogInfo
+    from launch.events.process import ProcessStdout
+
+    def say(handler, text):
+        event = ProcessStdout(text=text, action=node, name="n", cmd=["n"], cwd=None, env=None, pid=1)
+        return handler.handle(event, context) or [] if handler.matches(event) else []
+
+    context = _context(launch_module)
+    node = launch_module._start_node(context)[0]
+    begin = [LogInfo(msg="playing")]
+    (registered,) = launch_module._when_ready(context, node, begin)
+    handler = registered.event_handler
+    assert not say(handler, b"[INFO] parameters: ...\n[INFO] rea")
+    assert say(handler, b"dy: 6 cameras") == begin
+    assert not say(handler, b"ready: 6 cameras")  # once only
+    quiet = _context(launch_module, log_level="warn")
+    assert launch_module._when_ready(quiet, node, begin) == begin
 
 
 def test_every_layout_can_be_chosen(launch_module):
@@ -266,7 +286,7 @@ def test_training_from_a_replay_can_be_launched(training_launch_module):
     context.launch_configurations.update({"bag": "/a bag", "out": "/a run"})
     for argument in declared.values():
         argument.execute(context)
-    node, _ = training_launch_module._start_node(context)
+    node, *_ = training_launch_module._start_node(context)
     assert node.node_executable in ("trainer_node", sys.executable)
     show = training_launch_module.OCCUPANCY.show
     assert show(context, "trainer_node") == []
