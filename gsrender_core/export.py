@@ -22,7 +22,7 @@ from gsrender_core.predictor import Predictor
 
 OPSET = 18  # sums in ScatterElements, with which the lift ends
 INPUTS = ("images", "Ks", "T_ego_cam", "ego_from_pixel", "tau")
-OUTPUTS = ("semantics", "confidence")
+OUTPUTS = {"semantics": "uint8", "confidence": "float32"}
 
 
 def export_onnx(checkpoint: Path, out: Path, cameras: int = 6) -> dict:
@@ -70,10 +70,7 @@ def export_onnx(checkpoint: Path, out: Path, cameras: int = 6) -> dict:
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "opset": OPSET,
         "inputs": {n: _shape(v) for n, v in zip(INPUTS, inputs, strict=True) if n in used},
-        "outputs": {
-            "semantics": f"uint8 {list(config.grid.shape)}",
-            "confidence": f"float32 {list(config.grid.shape)}",
-        },
+        "outputs": {name: f"{kind} {list(config.grid.shape)}" for name, kind in OUTPUTS.items()},
         "classes": [*CLASS_NAMES, "free"],
         "grid": to_dict(config.grid),
         "tau": config.tau,

@@ -6,7 +6,7 @@ import torch
 from small import GRID, SmallData, small_model, small_training
 
 from gsrender_core.checkpoint import read_header
-from gsrender_core.data.replay_buffer import LidarReturns
+from gsrender_core.data.lidar_returns import LidarReturns
 from gsrender_core.lidar_validation import returns_score, sweep_tau_on_returns
 from gsrender_core.metrics.lidar_rays import LidarRayAgreement
 from gsrender_core.model.gsrender import GSRender
@@ -71,7 +71,9 @@ def test_a_run_without_ground_truth_keeps_what_agrees_best_with_the_returns(clas
 
 
 def test_held_out_frames_of_a_replay_keep_their_returns_and_no_others():
-    from gsrender_core.data.replay_buffer import BufferLimits, ReplayBuffer, frame_bytes
+    from gsrender_core.data.buffer_limits import BufferLimits
+    from gsrender_core.data.lidar_returns import frame_bytes
+    from gsrender_core.data.replay_buffer import ReplayBuffer
 
     frames = SmallData(frames=4).frames
     returns = LidarReturns(np.zeros((5, 3), np.float32), np.ones((5, 3), np.float32), np.zeros(5, np.uint8))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gsrender_core.classes import IGNORE, LIDARSEG_NAMES, class_id
-from gsrender_core.cli import _dataset, _parser
+from gsrender_core.cli.options import dataset
+from gsrender_core.cli.parser import parser
 from gsrender_core.data import json_rows
 from gsrender_core.data.json_rows import iterate_rows
 from gsrender_core.data.lidar_labels import LabelOptions
@@ -351,9 +352,9 @@ def test_missing_root_and_versions(root, tmp_path):
         reader(root)
     assert len(reader(root, version="v1.0-mini")) == 14
     arguments = ["statistics", "none", "--data", str(root), "--out", "out", "--data-version"]
-    assert len(_dataset(_parser().parse_args([*arguments, "v1.0-mini"]), (32, 18))) == 14
+    assert len(dataset(parser().parse_args([*arguments, "v1.0-mini"]), (32, 18))) == 14
     with pytest.raises(FileNotFoundError, match="tables scene.json"):
-        _dataset(_parser().parse_args([*arguments, "v1.0-test"]), (32, 18))
+        dataset(parser().parse_args([*arguments, "v1.0-test"]), (32, 18))
 
 
 def test_unknown_scene_lists_the_known(root):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from small import SmallData
 
-from gsrender_core.data.replay_buffer import BufferLimits, ReplayBuffer, frame_bytes
+from gsrender_core.data.buffer_limits import BufferLimits
+from gsrender_core.data.lidar_returns import frame_bytes
+from gsrender_core.data.replay_buffer import ReplayBuffer
 
 ONE = SmallData(frames=1).frame(0)
 SIZE_BYTES = frame_bytes(ONE)

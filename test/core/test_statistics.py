@@ -202,7 +202,7 @@ def test_pictures_of_nothing_are_drawn():
 
 def test_the_command_prints_and_writes(tmp_path, monkeypatch, capsys):
     save_checkpoint(tmp_path / "m.safetensors", trained_looking(), {})
-    monkeypatch.setattr("gsrender_core.cli._dataset", lambda *arguments, **more: SmallData())
+    monkeypatch.setattr("gsrender_core.cli.scoring.dataset", lambda *arguments, **more: SmallData())
     command = ["statistics", str(tmp_path / "m.safetensors"), "--data", "x", "--out", str(tmp_path / "out")]
     json_file = tmp_path / "other" / "s.json"
     assert main([*command, "--limit", "1", "--tau", "0.5", "--json", str(json_file), "--device", "cpu"]) == 0

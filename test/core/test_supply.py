@@ -10,7 +10,9 @@ from small import SmallData, small_training
 
 from gsrender_core.checkpoint import load_checkpoint
 from gsrender_core.config import LossConfig
-from gsrender_core.data.replay_buffer import BufferLimits, ReplayBuffer, frame_bytes
+from gsrender_core.data.buffer_limits import BufferLimits
+from gsrender_core.data.lidar_returns import frame_bytes
+from gsrender_core.data.replay_buffer import ReplayBuffer
 from gsrender_core.stop_signals import Stopped
 from gsrender_core.supply import DataSupply, ReplaySupply, split_scenes, spread
 from gsrender_core.train import Trainer
