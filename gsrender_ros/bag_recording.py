@@ -8,20 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from gsrender_core.bag_config import BagConfig
-from gsrender_ros.bag_access import BagMessages, OpenFiles, deserialize
-from gsrender_ros.bag_contents import CLOUD_TYPE, BagIndex, TopicIndex
+from gsrender_ros.bag_access import BagMessages, OpenFiles
+from gsrender_ros.bag_contents import BagIndex
 from gsrender_ros.bag_index import bag_index
+from gsrender_ros.bag_intrinsics import BagIntrinsics
 from gsrender_ros.bag_poses import bag_poses
-from gsrender_ros.bag_rig import guess_lidars, guess_settings, rig_facts
-from gsrender_ros.bag_sets import BagSet, image_sets, image_topics, runs_of, stamps_of
+from gsrender_ros.bag_rig import guess_settings, rig_facts
+from gsrender_ros.bag_sets import BagSet, image_sets, image_topics, stamps_of
+from gsrender_ros.bag_sweeps import BagSweeps
 from gsrender_ros.calibration import read_calibration
 from gsrender_ros.clouds import Cloud, read_cloud
-from gsrender_ros.image_conversions import (
-    Intrinsics,
-    decode_label_image,
-    intrinsics_from_calibration,
-    intrinsics_from_camera_info,
-)
+from gsrender_ros.image_conversions import decode_label_image
 from gsrender_ros.keyframes import KeyframeRule
 from gsrender_ros.layouts import camera_names, effective
 from gsrender_ros.parameters import Settings
@@ -64,19 +61,19 @@ class BagRecording:
         self.config = config
         self.settings = effective(settings or guess_settings(self.index))
         file = self.settings.calibration_file
-        self._calibration = read_calibration(file) if file else None
-        self.names = camera_names(self.settings, self._calibration)
+        calibration = read_calibration(file) if file else None
+        self.names = camera_names(self.settings, calibration)
         self.topics = image_topics(self.index, self.names)
-        self.lidars = self._lidar_topics()
         self.messages = BagMessages(self.index, files)
         found = image_sets(self.topics, self.settings)
         self.dropped: Counter = Counter(found.dropped)
         self.why: dict[str, str] = {}  # first explanation of a reason
         self.between = 0
         self.set_count = len(found.sets)
-        self.poses = bag_poses(self.index, self.settings, found.jumps_ns, self._calibration)
-        self._sweeps = [self._by_run(topic, found.jumps_ns) for topic in self.lidars]
-        self._known_intrinsics: dict[tuple[int, int], Intrinsics] = {}
+        self.poses = bag_poses(self.index, self.settings, found.jumps_ns, calibration)
+        self._sweeps = BagSweeps(self.index, config, self.settings.stamp_source, found.jumps_ns)
+        self.lidars = self._sweeps.topics
+        self._intrinsics = BagIntrinsics(self.index, self.names, self.settings.distortion, calibration)
         self.keyframes = self._choose(found.sets)
         self._report()
 
@@ -151,29 +148,6 @@ class BagRecording:
         """
         return self._transform(run, stamp_ns, frame, stamp_ns)
 
-    def _lidar_topics(self) -> list[TopicIndex]:
-        wanted = ["/" + t.lstrip("/") for t in self.config.lidar_topics] or guess_lidars(self.index)
-        clouds = [t.topic for t in self.index.topics_of(CLOUD_TYPE)]
-        missing = [topic for topic in wanted if topic not in clouds]
-        if missing or not wanted:
-            what = f"no PointCloud2 on {', '.join(missing)}" if missing else "no topic that is surely a LiDAR's"
-            raise ValueError(
-                f"{self.index.path} has {what}; its PointCloud2 topics: {', '.join(clouds) or 'none'}. Training needs "
-                "a LiDAR: name its topics in bag.lidar_topics"
-            )
-        return [self.index.topics[topic] for topic in wanted]
-
-    def _by_run(self, topic: TopicIndex, jumps_ns: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Stamps in rising order and the numbers that belong to them, for every run."""
-        stamps = stamps_of(topic, self.settings.stamp_source) + round(self.config.lidar_time_offset_s * 1e9)
-        runs = runs_of(topic.log_ns, topic.stamp_ns, jumps_ns)
-        result = []
-        for run in range(len(jumps_ns) + 1):
-            numbers = np.flatnonzero(runs == run)
-            numbers = numbers[np.argsort(stamps[numbers], kind="stable")]
-            result.append((stamps[numbers], numbers))
-        return result
-
     def _choose(self, sets: list[BagSet]) -> list[Keyframe]:
         rule, run, chosen = KeyframeRule(self.config), 0, []
         for images in sets:
@@ -185,13 +159,11 @@ class BagRecording:
                 self.between += 1
                 continue
             try:
-                sweeps, sweep_ns = self._sweeps_at(reference_ns, run)
+                sweeps, sweep_ns = self._sweeps.at(reference_ns, run)
                 stamp_ns = reference_ns if self.config.reference == "camera" else sweep_ns
                 T_global_ego = self._check(images, stamp_ns)
                 for topic, number in zip(self.lidars, sweeps, strict=True):
-                    frame = topic.frames[topic.frame[number]]
-                    stamp = int(stamps_of(topic, self.settings.stamp_source)[number])
-                    self._transform(images.run, stamp_ns, frame, stamp)
+                    self._transform(images.run, stamp_ns, *self._sweeps.frame_and_stamp(topic, number))
             except FrameDropped as error:
                 self.dropped[error.reason] += 1
                 self.why.setdefault(error.reason, str(error))
@@ -206,36 +178,6 @@ class BagRecording:
     @property
     def _reference(self) -> int:
         return self.settings.cameras.index(self.settings.reference_camera)
-
-    def _sweeps_at(self, stamp_ns: int, run: int) -> tuple[tuple[int, ...], int]:
-        """The nearest sweep of every LiDAR, and the stamp of the first LiDAR's.
-
-        Where only some sweeps carry classes, the nearest of those: a recording of annotated keyframes has many between.
-        """
-        numbers, stamps = [], []
-        slop_ns = self.config.lidar_slop_s * 1e9
-        for topic, by_run in zip(self.lidars, self._sweeps, strict=True):
-            at, which = by_run[run]
-            near = np.flatnonzero(np.abs(at - stamp_ns) <= slop_ns)
-            if len(near) == 0:
-                raise FrameDropped(
-                    "no_lidar",
-                    f"no sweep on {topic.topic} within bag.lidar_slop_s={self.config.lidar_slop_s:g} of "
-                    f"{stamp_ns / 1e9:.3f}",
-                )
-            if self._wants_labels(topic):
-                near = near[topic.labelled[which[near]] == 1]
-                if len(near) == 0:
-                    raise FrameDropped("no_labels", f"no sweep with classes on {topic.topic} near {stamp_ns / 1e9:.3f}")
-            nearest = near[np.abs(at[near] - stamp_ns).argmin()]
-            numbers.append(int(which[nearest]))
-            stamps.append(int(at[nearest]))
-        return tuple(numbers), stamps[0]
-
-    def _wants_labels(self, topic: TopicIndex) -> bool:
-        """Whether a topic mixes sweeps with classes and without, and the classes are wanted."""
-        wanted = self.config.supervision in ("auto", "field") and self.config.label_field == "label"
-        return wanted and bool((topic.labelled == 1).any()) and bool((topic.labelled == 0).any())
 
     def _check(self, images: BagSet, stamp_ns: int) -> np.ndarray:
         """Look at all that a frame needs but its data; ``T_global_ego``."""
@@ -258,35 +200,12 @@ class BagRecording:
             stamps_ns=images.stamps_ns,
             frames=frames,
             channels=tuple(name.channel for name in self.names),
-            intrinsics=[self._intrinsics(i, images.numbers[i]) for i in range(len(self.names))],
+            intrinsics=[self._intrinsics.of(i, t, images.numbers[i]) for i, t in enumerate(self.topics)],
             reference=Reference(self.settings.ego_frame.lstrip("/"), self.poses.fixed_frame, stamp_ns),
             transforms=self.poses.tree(images.run, stamp_ns),
             token=token,
             scene=scene,
         )
-
-    def _intrinsics(self, camera: int, number: int) -> Intrinsics:
-        """The calibration file's, else the CameraInfo that was the latest when an image came; the first one before."""
-        name = self.names[camera]
-        calibrated = self._calibration.cameras.get(name.camera) if self._calibration else None
-        if calibrated is not None and calibrated.K is not None:
-            return intrinsics_from_calibration(calibrated, self.settings.distortion)
-        topic = "/" + name.camera_info_topic.lstrip("/")
-        infos = self.index.infos.get(topic, [])
-        if not infos:
-            where = topic if name.camera_info_topic else "this layout has no topic"
-            raise FrameDropped(
-                "no_camera_info",
-                f"{self.index.path} has no CameraInfo of {name.camera} ({where}): give intrinsics in calibration_file",
-            )
-        log_ns = int(self.topics[camera].log_ns[number])
-        latest = max((i for i, (at, _) in enumerate(infos) if at <= log_ns), default=0)
-        if (camera, latest) not in self._known_intrinsics:
-            message = deserialize(infos[latest][1], "sensor_msgs/msg/CameraInfo")
-            self._known_intrinsics[camera, latest] = intrinsics_from_camera_info(
-                message, self.settings.distortion, name.camera
-            )
-        return self._known_intrinsics[camera, latest]
 
     def _report(self) -> None:
         for text in self.index.problems:

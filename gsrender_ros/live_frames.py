@@ -10,7 +10,8 @@ import numpy as np
 
 from gsrender_core.bag_config import BagConfig
 from gsrender_core.data.lidar_labels import LabelOptions
-from gsrender_core.data.replay_buffer import LidarReturns, ReplayBuffer
+from gsrender_core.data.lidar_returns import LidarReturns
+from gsrender_core.data.replay_buffer import ReplayBuffer
 from gsrender_ros.buffer_transforms import BufferTransforms
 from gsrender_ros.clouds import Cloud, CloudError, read_cloud
 from gsrender_ros.frame_assembly import ImageSet

@@ -21,8 +21,9 @@ from rclpy.node import Node
 from std_msgs.msg import Float32, String
 
 from gsrender_core.checkpoint import named_checkpoint
+from gsrender_core.data.buffer_limits import BufferLimits
 from gsrender_core.data.lidar_labels import LabelOptions
-from gsrender_core.data.replay_buffer import BufferLimits, ReplayBuffer
+from gsrender_core.data.replay_buffer import ReplayBuffer
 from gsrender_core.train import starting_config
 from gsrender_ros.calibration import read_calibration
 from gsrender_ros.camera_sync import CameraSync, clock_jump_text, watch_clock

@@ -8,50 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from gsrender_core.data.buffer_limits import BufferLimits
 from gsrender_core.data.frame import Frame, require_labels
+from gsrender_core.data.lidar_returns import LidarReturns, frame_bytes
 
 logger = logging.getLogger(__name__)
 
 FEW_FRAMES = 16  # a buffer that holds no more than this hardly shows a drive
 RECENT_STEPS = 100  # of which the usual distance in time is the median
-WAITING_PART = 8  # one part in so many of the memory is for frames that wait
-
-
-@dataclass(frozen=True)
-class BufferLimits:
-    """What a ``ReplayBuffer`` may hold.
-
-    Attributes:
-        memory_bytes: of all frames, those that wait included.
-        stretch: consecutive frames that are kept or forgotten together.
-        hold_out_every: each so many stretches one is held out of training; 0: none.
-        seed: decides which stretches are forgotten.
-        interval_s: time between consecutive frames; where frames are missing in between, neighbours are none. 0: any
-            frames that came one after the other are neighbours, as where they are chosen by the way travelled.
-    """
-
-    memory_bytes: int
-    stretch: int = 8
-    hold_out_every: int = 6
-    seed: int = 0
-    interval_s: float = 0.0
-
-    def __post_init__(self):
-        if min(self.memory_bytes, self.stretch) < 1:
-            raise ValueError(f"memory_bytes {self.memory_bytes} and stretch {self.stretch} must be 1 or more")
-        if self.hold_out_every < 0 or self.hold_out_every == 1:
-            raise ValueError(f"hold_out_every is {self.hold_out_every}: 1 leaves nothing to train on; 0 or 2 and more")
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Memory of the frames that wait."""
-        return self.memory_bytes // WAITING_PART
-
-    def part_bytes(self, held_out: bool) -> int:
-        """Memory of what is held out, or trained on: shared as the stretches are."""
-        left = self.memory_bytes - self.waiting_bytes
-        share = left // self.hold_out_every if self.hold_out_every else 0
-        return share if held_out else left - share
 
 
 @dataclass
@@ -63,33 +27,6 @@ class _Stretch:
     priority: float
     numbers: list[int] = field(default_factory=list)
     open: bool = True  # frames are still added
-
-
-@dataclass(frozen=True)
-class LidarReturns:
-    """What the LiDARs of a frame measured, in its ego frame.
-
-    Attributes:
-        origins_ego: float32 [N, 3] m, where the sensor stood when it measured each.
-        points_ego: float32 [N, 3] m.
-        classes: uint8 [N], 0..16 or ``IGNORE``; None where nothing gives points a class.
-    """
-
-    origins_ego: np.ndarray
-    points_ego: np.ndarray
-    classes: np.ndarray | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Memory, bytes."""
-        return sum(array.nbytes for array in vars(self).values() if array is not None)
-
-
-def frame_bytes(frame: Frame, returns: LidarReturns | None = None) -> int:
-    """Memory of a frame's images and labels, and of its returns, bytes."""
-    labels = frame.labels
-    arrays = [frame.images] + ([] if labels is None else list(vars(labels).values()))
-    return sum(array.nbytes for array in arrays) + (0 if returns is None else returns.nbytes)
 
 
 class ReplayBuffer:

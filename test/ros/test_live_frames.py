@@ -12,8 +12,9 @@ from small_drives import APART_NS, MOUNTS, SET_NS, SIZE, image_message, mounts, 
 
 from gsrender_core.bag_config import BagConfig
 from gsrender_core.classes import IGNORE
+from gsrender_core.data.buffer_limits import BufferLimits
 from gsrender_core.data.lidar_labels import LabelOptions
-from gsrender_core.data.replay_buffer import BufferLimits, ReplayBuffer
+from gsrender_core.data.replay_buffer import ReplayBuffer
 from gsrender_ros import bag_messages as messages
 from gsrender_ros.clouds import is_labelled
 from gsrender_ros.frame_assembly import ImageSet

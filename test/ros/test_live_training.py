@@ -9,8 +9,10 @@ from ros_processes import PATIENCE_S
 from small_drives import write_small_training
 
 from gsrender_core.config import load_train_config
+from gsrender_core.data.buffer_limits import BufferLimits
 from gsrender_core.data.frame import Frame, PixelLabels
-from gsrender_core.data.replay_buffer import BufferLimits, ReplayBuffer, frame_bytes
+from gsrender_core.data.lidar_returns import frame_bytes
+from gsrender_core.data.replay_buffer import ReplayBuffer
 from gsrender_ros.live_training import LiveTraining
 from gsrender_ros.training_parameters import TrainingSettings
 
