@@ -1,6 +1,7 @@
 """Sensor records of a data set as ROS 2 messages for a bag: built with ``rosbags``, no rclpy."""
 
 import numpy as np
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.typesys import Stores, get_typestore
 
 from gsrender_core.classes import IGNORE
@@ -16,6 +17,20 @@ _Vector3 = _TYPES["geometry_msgs/msg/Vector3"]
 _Quaternion = _TYPES["geometry_msgs/msg/Quaternion"]
 _Point = _TYPES["geometry_msgs/msg/Point"]
 _PointField = _TYPES["sensor_msgs/msg/PointField"]
+
+# What a bag says of a topic whose last message is for those who come late, as /tf_static.
+_ENDLESS = QosTime(sec=9223372036, nsec=854775807)
+LATCHED = Qos(
+    history=QosHistory.KEEP_LAST,
+    depth=1,
+    reliability=QosReliability.RELIABLE,
+    durability=QosDurability.TRANSIENT_LOCAL,
+    deadline=_ENDLESS,
+    lifespan=_ENDLESS,
+    liveliness=QosLiveliness.AUTOMATIC,
+    liveliness_lease_duration=_ENDLESS,
+    avoid_ros_namespace_conventions=False,
+)
 
 # One LiDAR point: 20 bytes, as fields() below names them; the last byte pads to a multiple of four.
 _POINT = np.dtype(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from gsrender_core.classes import IGNORE, lidarseg_lookup
@@ -26,19 +25,6 @@ BAG_VERSION = 8
 # /tf has one pose a stamp, the tables one a record. Real recordings (DDAD) differ by 10 mm at one stamp;
 # from the limit on, one of the two poses is wrong.
 POSE_LIMIT_M = 0.05
-
-_ENDLESS = QosTime(sec=9223372036, nsec=854775807)
-_LATCHED = Qos(
-    history=QosHistory.KEEP_LAST,
-    depth=1,
-    reliability=QosReliability.RELIABLE,
-    durability=QosDurability.TRANSIENT_LOCAL,
-    deadline=_ENDLESS,
-    lifespan=_ENDLESS,
-    liveliness=QosLiveliness.AUTOMATIC,
-    liveliness_lease_duration=_ENDLESS,
-    avoid_ros_namespace_conventions=False,
-)
 
 
 @dataclass(frozen=True)
@@ -176,7 +162,7 @@ class _SceneWriter:
     def _put(self, topic: str, message_type: str, message, stamp_ns: int) -> None:
         connection = self.connections.get(topic)
         if connection is None:
-            qos = [_LATCHED] if topic == "/tf_static" else []
+            qos = [messages.LATCHED] if topic == "/tf_static" else []
             connection = self.writer.add_connection(
                 topic, message_type, typestore=messages.TYPESTORE, offered_qos_profiles=qos
             )

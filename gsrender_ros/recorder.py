@@ -20,6 +20,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from gsrender_ros.bag_messages import LATCHED
 from gsrender_ros.bag_reading import message_class
 from gsrender_ros.environment import prepare_environment
 from gsrender_ros.nuscenes_to_bag import BAG_VERSION
@@ -69,10 +70,13 @@ class Recorder(Node):
         except (ImportError, AttributeError) as error:
             self.get_logger().warning(f"{topic}: type {type_name} is not installed ({error}), not recorded")
             return
-        connection = self._writer.add_connection(topic, type_name, typestore=self._typestore)
-        self.create_subscription(
-            kind, topic, lambda data: self._write(connection, data), self._matching_qos(topic), raw=True
+        qos = self._matching_qos(topic)
+        # Else it would be played to those alone who are there before it begins.
+        offered = [LATCHED] if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL else []
+        connection = self._writer.add_connection(
+            topic, type_name, typestore=self._typestore, offered_qos_profiles=offered
         )
+        self.create_subscription(kind, topic, lambda data: self._write(connection, data), qos, raw=True)
 
     def _matching_qos(self, topic: str) -> QoSProfile:
         """What every publisher of the topic offers: asking for more would get nothing."""

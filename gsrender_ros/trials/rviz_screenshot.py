@@ -2,7 +2,7 @@
 
     python -m gsrender_ros.trials.rviz_screenshot RECORDING PICTURE.jpg [--show NAME ...] [--seconds 20]
 
-RViz is Debian's (ROS 1): the recording is converted, and rviz/occupancy.rviz is read with its displays under their
+RViz is Debian's (ROS 1): the recording is converted (``ros1_recording``), and rviz/occupancy.rviz is read with its displays under their
 ROS 1 names, so that what is tested is that file and our messages. Needs, with the system's own Python: ``apt install
 rviz xvfb python3-roslaunch python3-rosbag python3-rosparam python3-visualization-msgs python3-sensor-msgs
 imagemagick``.
@@ -22,6 +22,7 @@ from pathlib import Path
 import yaml
 
 from gsrender_ros.environment import share_file
+from gsrender_ros.trials.ros1_recording import write_ros1_bag
 
 logger = logging.getLogger("rviz_screenshot")
 
@@ -100,17 +101,13 @@ def take(recording: Path, picture: Path, show: tuple[str, ...], seconds: float) 
     missing = [program for program in PROGRAMS if not shutil.which(program, path="/usr/bin:/bin")]
     if missing:
         raise FileNotFoundError(f"{', '.join(missing)} not in /usr/bin; the head of this file says what to install")
-    if not recording.exists():
-        raise FileNotFoundError(f"recording {recording} does not exist")
     config = ros1_config(yaml.safe_load(share_file("rviz/occupancy.rviz").read_text(encoding="utf-8")), show)
     with tempfile.TemporaryDirectory(prefix="rviz_") as name, ExitStack() as stack:
         folder = Path(name)
         (folder / "ros1.rviz").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         bag, log_path = folder / "recording.bag", picture.with_suffix(".log")
         log = stack.enter_context(log_path.open("w"))
-        convert = [sys.executable, "-m", "rosbags.convert", "--src", str(recording), "--dst", str(bag)]
-        if subprocess.run(convert, stdout=log, stderr=subprocess.STDOUT).returncode:
-            raise RuntimeError(f"rosbags-convert failed (log: {log_path})")
+        write_ros1_bag(recording, bag)
         environment = _environment(folder)
         stack.enter_context(_running(["roscore", "-p", MASTER.rsplit(":", 1)[1]], environment, log))
         screen = ["Xvfb", DISPLAY, "-screen", "0", f"{SIZE[0]}x{SIZE[1]}x24", "-nolisten", "tcp"]

@@ -16,6 +16,7 @@ from ros_processes import (
     write_small_checkpoint,
     write_small_nuscenes2bag,
 )
+from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import Marker, MarkerArray
@@ -32,6 +33,10 @@ def stamp_ns(message) -> int:
 
 def jumps_back(clouds) -> int:
     return sum(stamp_ns(later) < stamp_ns(earlier) for earlier, later in zip(clouds, clouds[1:], strict=False))
+
+
+def durabilities(connection) -> list:
+    return [qos.durability for qos in connection.ext.offered_qos_profiles]
 
 
 class Outputs:
@@ -168,7 +173,9 @@ def test_nuscenes2bag_by_odometry_in_a_namespace_recorded_by_the_recorder(checkp
     assert node_process.end(signal.SIGINT) == 0
     with Reader(tmp_path / "out") as reader:
         counts = {connection.topic: connection.msgcount for connection in reader.connections}
+        latched = {c.topic for c in reader.connections if QosDurability.TRANSIENT_LOCAL in durabilities(c)}
         raw = [bytes(data) for connection, _, data in reader.messages() if connection.topic == topics[0]]
+    assert latched == {topics[0]}  # a player gives it to those who come late, as the node did
     assert counts[topics[0]] >= 2 and counts["/diagnostics"] >= 1
     cloud = deserialize_message(raw[0], PointCloud2)
     assert cloud.header.frame_id == "base_link" and len(cloud.data) == 24 * cloud.width
