@@ -28,9 +28,9 @@ from gsrender_core.train import starting_config
 from gsrender_ros.calibration import read_calibration
 from gsrender_ros.camera_sync import CameraSync, clock_jump_text, watch_clock
 from gsrender_ros.camera_topics import CameraTopics
-from gsrender_ros.diagnostics import ERROR, OK, Diagnostics
+from gsrender_ros.diagnostics import Diagnostics
 from gsrender_ros.environment import prepare_environment
-from gsrender_ros.health import CameraHealth, TransformHealth, output_health, resident_memory_mb
+from gsrender_ros.health import CameraHealth, TransformHealth, output_health
 from gsrender_ros.layouts import camera_names, effective
 from gsrender_ros.live_frames import LiveFrames, LiveInputs
 from gsrender_ros.live_training import LiveTraining
@@ -42,7 +42,8 @@ from gsrender_ros.prediction import Prediction
 from gsrender_ros.ros_arguments import explain_name, start_rclpy
 from gsrender_ros.side_node import spin_once
 from gsrender_ros.statistics import FrameStatistics
-from gsrender_ros.training_parameters import NOT_FOR_TRAINING, TrainingSettings
+from gsrender_ros.training_health import TrainingHealth
+from gsrender_ros.training_parameters import TrainingSettings, ignored_parameters
 from gsrender_ros.training_topics import TrainingTopics
 
 PACE_S, LOOK_FOR_LIDARS_S = 0.1, 0.5
@@ -60,7 +61,7 @@ class TrainerNode(Node):
         super().__init__("trainer_node", **node_options)
         given, self.training_settings, unknown = read_settings(self, Settings, TrainingSettings)
         self.settings = effective(given)
-        for line in unknown + _ignored(self.settings):
+        for line in unknown + ignored_parameters(self.settings):
             self.get_logger().warning(line)
         settings, training = self.settings, self.training_settings
         init = named_checkpoint(training.init) if training.init else None
@@ -101,7 +102,7 @@ class TrainerNode(Node):
         self.outputs = OccupancyOutputs(self, settings)
         self._rows = self.create_publisher(String, "~/training/row", LATCHED)
         self._losses = self.create_publisher(Float32, "~/training/loss", 10)
-        self._row: dict = {}
+        self._health = TrainingHealth(self.training, self.player, self.frames)
         self._create_diagnostics()
         self._image_at: float | None = None
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time stands still while the player pauses
@@ -122,7 +123,7 @@ class TrainerNode(Node):
         tasks["cameras"] = CameraHealth(self.sync)
         tasks["transforms"] = TransformHealth(self.poses, self.get_clock(), self.settings.tf_cache_s)
         tasks["outputs"] = output_health(self.outputs)
-        tasks["training"] = self._training_health
+        tasks["training"] = self._health
 
     # -- what comes in ------------------------------------------------------------------------------------------------
 
@@ -181,7 +182,7 @@ class TrainerNode(Node):
     def _on_row(self, row: dict) -> None:  # the training thread
         self._rows.publish(String(data=json.dumps(row)))
         if "loss" in row:
-            self._row = row
+            self._health.row = row
             self._losses.publish(Float32(data=float(row["loss"])))
 
     def _on_grid(self, frame, grid) -> None:  # the training thread
@@ -195,25 +196,6 @@ class TrainerNode(Node):
         counts["dropped"] = dict(sorted(summary.dropped.items()))
         return {"replay": counts, "player_paused": self.player.pauses, "classes_from": self.frames.supervision}
 
-    def _training_health(self) -> tuple[bytes, str, dict]:
-        training, buffer = self.training, self.buffer
-        memory_mb = resident_memory_mb()
-        values = {
-            "state": training.state,
-            "steps": training.steps,
-            "frames_held": len(buffer),
-            "frames_forgotten": buffer.forgotten,
-            "frames_waiting": buffer.waiting,
-            "buffer_mb": f"{buffer.used_bytes / 2**20:.0f}",
-            "memory_mb": "" if memory_mb is None else f"{memory_mb:.0f}",
-            "player_paused": self.player.held,
-            "classes_from": self.frames.supervision,
-            **{name: self._row[name] for name in ("step", "loss", "lr", "grad_norm") if name in self._row},
-        }
-        if training.state == "failed":
-            return ERROR, training.failure, values
-        return OK, f"{training.state}, {training.steps} steps", values
-
     def close(self, number: int = signal.SIGTERM) -> None:
         """Let the player go on, end the training with a checkpoint, say a last time what became of the frames."""
         deadline = time.monotonic() + RELEASE_S
@@ -226,18 +208,6 @@ class TrainerNode(Node):
         self.outputs.close()
         self.diagnostics.publish()
         self.destroy_node()
-
-
-def _ignored(settings: Settings) -> list[str]:
-    """One line for every parameter that is set and means nothing here."""
-    given = {
-        spec.metadata["name"]: (getattr(settings, spec.name), spec.default) for spec in dataclasses.fields(Settings)
-    }
-    return [
-        f"{name} means nothing to a trainer and is ignored"
-        for name in NOT_FOR_TRAINING
-        if given[name][0] != given[name][1]
-    ]
 
 
 def main(args: list[str] | None = None) -> int:

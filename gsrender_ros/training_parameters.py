@@ -7,7 +7,15 @@ config/training.yaml.
 import sys
 from dataclasses import dataclass, fields
 
-from gsrender_ros.parameters import Limits, check, markdown_table, parameter, yaml_text
+from gsrender_ros.parameters import (
+    Limits,
+    Settings,
+    check,
+    markdown_table,
+    parameter,
+    specifications,
+    yaml_text,
+)
 
 # Of the parameters of occupancy_node: what means nothing to a trainer.
 NOT_FOR_TRAINING = ("checkpoint", "history.interval_s", "self_check.lidar_topic")
@@ -98,6 +106,16 @@ class TrainingSettings:
             raise ValueError("training.init is for a fresh run, training.resume goes on with one: leave one out")
         for spec in fields(self):
             check(spec.metadata["name"], getattr(self, spec.name), spec.metadata["limits"])
+
+
+def ignored_parameters(settings: Settings) -> list[str]:
+    """One line for every parameter of occupancy_node that is set and means nothing to a trainer."""
+    given = {spec.metadata["name"]: (getattr(settings, spec.name), spec.default) for spec in specifications()}
+    return [
+        f"{name} means nothing to a trainer and is ignored"
+        for name in NOT_FOR_TRAINING
+        if given[name][0] != given[name][1]
+    ]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from gsrender_ros.parameters import Settings, markdown_table, specifications, yaml_text
-from gsrender_ros.training_parameters import NOT_FOR_TRAINING, TrainingSettings
+from gsrender_ros.training_parameters import NOT_FOR_TRAINING, TrainingSettings, ignored_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,3 +35,9 @@ def test_names_are_those_of_no_other_parameter():
 def test_wrong_values_are_explained(values, text):
     with pytest.raises(ValueError, match=text):
         TrainingSettings(**values)
+
+
+def test_what_means_nothing_to_a_trainer_is_named_where_it_is_set():
+    assert ignored_parameters(Settings()) == []
+    given = Settings(checkpoint="mine.safetensors", history_interval_s=0.4)
+    assert [line.split()[0] for line in ignored_parameters(given)] == ["checkpoint", "history.interval_s"]
