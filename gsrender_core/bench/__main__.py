@@ -21,6 +21,7 @@ from pathlib import Path
 
 from gsrender_core.bench.inference import WHOLE
 from gsrender_core.bench.render import CASES
+from gsrender_core.bench.scaling import RENDER_BY_GAUSSIANS, RENDER_BY_PIXELS
 
 TIME_LIMIT_S = 900
 # Name of a part: module and function, called with ``quick=``. Those of the ROS package are named, not imported:
@@ -30,6 +31,8 @@ PARTS = {
     "heads": ("gsrender_core.bench.heads", "bench_heads"),
     "ray_iou": ("gsrender_core.bench.ray_iou", "bench_ray_iou"),
     "inference": ("gsrender_core.bench.inference", "bench_inference"),
+    "runtimes": ("gsrender_core.bench.runtimes", "bench_runtimes"),
+    "scaling": ("gsrender_core.bench.scaling", "bench_scaling"),
     "world": ("gsrender_core.bench.world", "bench_world"),
     "markers": ("gsrender_ros.bench_markers", "bench_markers"),
     "outputs": ("gsrender_ros.bench_outputs", "bench_outputs"),
@@ -52,8 +55,8 @@ class Target:
     def check(self, parts: dict) -> dict:
         """Measured value and whether it is reached; None where it was not measured."""
         part = parts.get(self.part, {})
-        rows = part.get("rows", [part])
-        fitting = [row for row in rows if self.case is None or row.get("case") == self.case]
+        rows = [*part.get("rows", []), part] if self.case is None else part.get("rows", [])
+        fitting = [row for row in rows if self.key in row and self.case in (None, row.get("case"))]
         value = fitting[0].get(self.key) if fitting else None
         reached = None if value is None else bool(value >= self.limit if self.at_least else value <= self.limit)
         sign = ">=" if self.at_least else "<="
@@ -64,6 +67,10 @@ TARGETS = (
     Target("render", CASES[0].name, "ratio", 4.0, True, f"numba renderer, times as fast as torch: {CASES[0].name}"),
     Target("ray_iou", None, "numba_ms", 100.0, False, "RayIoU of a sample, ms"),
     Target("inference", WHOLE, "ms", 500.0, False, "prediction (the node's 2 Hz), ms"),
+    Target("runtimes", None, "ratio", 2.0, True, "compiled runtime, times as fast as eager torch"),
+    Target("runtimes", None, "resident_mb", 1500.0, False, "memory of inference, eager and compiled together, MB"),
+    Target("scaling", RENDER_BY_GAUSSIANS, "exponent", 1.0, False, "renderer's growth with Gaussians, exponent"),
+    Target("scaling", RENDER_BY_PIXELS, "exponent", 1.0, False, "renderer's growth with pixels, exponent"),
     Target("world", None, "ms", 500.0, False, "keyframe of the synthetic world, ms"),
     Target("markers", None, "ratio", 20.0, True, "30,000 marker cubes as bytes, times as fast as objects"),
     Target("outputs", None, "total_ms", 10.0, False, "60,000 voxels to published cloud, markers and map, ms"),
@@ -157,7 +164,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("out/bench.json"), help="default out/bench.json")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these")
-    parser.add_argument("--checkpoint", type=Path, help="of the part inference; default the package's own")
+    parser.add_argument("--checkpoint", type=Path, help="of inference and runtimes; default the package's own")
+    parser.add_argument("--device", help="of inference and runtimes: auto (default), cpu, cuda, cuda:N")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.child:
@@ -166,7 +174,10 @@ def main(arguments: list[str] | None = None) -> int:
     report = {"machine": machine(), "quick": given.quick, "parts": {}}
     for name in given.parts:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
-        options = {"checkpoint": str(given.checkpoint)} if name == "inference" and given.checkpoint else {}
+        options = {}
+        if name in ("inference", "runtimes"):
+            named = {"checkpoint": given.checkpoint and str(given.checkpoint), "device": given.device}
+            options = {key: value for key, value in named.items() if value}
         report["parts"][name] = run_part(PARTS[name], {"quick": given.quick, **options})
     report["targets"] = [target.check(report["parts"]) for target in TARGETS if target.part in given.parts]
     try:

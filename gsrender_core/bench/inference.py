@@ -19,7 +19,7 @@ STAGES = ("backbone", "lift", "encoder", "head")
 WHOLE = "Frame to OccupancyGrid"
 
 
-def bench_inference(quick: bool = False, checkpoint: Path | None = None) -> dict:
+def bench_inference(quick: bool = False, checkpoint: Path | None = None, device: str = "auto") -> dict:
     """Median milliseconds of every stage of the network, and of the whole predictor, on the same frame in one run.
 
     Images are noise drawn with ``SEED``, cameras those of the synthetic world's rig: neither changes the work. The
@@ -28,6 +28,7 @@ def bench_inference(quick: bool = False, checkpoint: Path | None = None) -> dict
     Args:
         quick: fewer repetitions.
         checkpoint: default the packaged one.
+        device: as ``Predictor``.
 
     Returns:
         ``seed``, ``threads``, ``device``, ``precision``, ``parameters``, ``checkpoint`` and ``rows``: ``case``, ``ms``,
@@ -37,7 +38,7 @@ def bench_inference(quick: bool = False, checkpoint: Path | None = None) -> dict
         FileNotFoundError, ValueError: the checkpoint is missing or not usable.
     """
     path = Path(checkpoint or default_checkpoint())
-    predictor = Predictor.load(path)
+    predictor = Predictor.load(path, device)
     frame = noise_frame(predictor.image_size)
     runs = [_stages(predictor, frame) for _ in range(1 + (3 if quick else 15))][1:]
     whole = []

@@ -78,13 +78,12 @@ class OpenVinoEngine:
         """Labels uint8 and confidence float32, both [X, Y, Z]."""
         Ks = np.ascontiguousarray(frame.Ks, np.float32)
         T_ego_cam = np.ascontiguousarray(frame.T_ego_cam, np.float32)
-        self._lift(frame.images, Ks, T_ego_cam)
-        X, Y, Z = self._view.shape
-        self._volume_request.infer([self._volume.reshape(X, Y, Z, -1)], share_inputs=True, share_outputs=True)
-        opacity, rows = (self._volume_request.get_output_tensor(i).data for i in (0, 1))
-        return self._labels(torch.from_numpy(opacity).flatten(), torch.from_numpy(rows), tau)
+        self.see(frame.images, Ks, T_ego_cam)
+        self.lift(Ks, T_ego_cam)
+        return self.label(*self.encode(), tau)
 
-    def _lift(self, images: np.ndarray, Ks: np.ndarray, T_ego_cam: np.ndarray) -> None:
+    def see(self, images: np.ndarray, Ks: np.ndarray, T_ego_cam: np.ndarray) -> None:
+        """First stage: depth probabilities and features of every camera, kept here."""
         cameras, (h, w), config = len(images), self._cells, self._model.config
         if self._weights is None or len(self._weights) != cameras:
             self._weights = np.empty((cameras, config.depth.bins, h * w), np.float32)
@@ -92,15 +91,24 @@ class OpenVinoEngine:
         for c in range(cameras):
             inputs = [images[c : c + 1], Ks[c : c + 1], T_ego_cam[c : c + 1]][: self._image_inputs]
             self._queue.start_async(inputs, userdata=c, share_inputs=True)
-        # Meanwhile: where the frustum's points lie.
-        pose = torch.from_numpy(T_ego_cam)
-        points = self._view.frustum(h, w, ego_from_pixel(torch.from_numpy(Ks), pose), pose[:, :3, 3])
         self._queue.wait_all()
-        lattice = (self._view.low, self._view.size, self._view.shape)
-        splat_rows(points, self._rows, self._weights, lattice, self._volume)
 
-    def _labels(self, opacity: torch.Tensor, rows: torch.Tensor, tau: float) -> tuple[np.ndarray, np.ndarray]:
-        """Eq. 7 from opacities before the sigmoid [X * Y * Z]; classes of the occupied voxels alone."""
+    def lift(self, Ks: np.ndarray, T_ego_cam: np.ndarray) -> None:
+        """Second stage: what was seen, summed into the volume."""
+        pose = torch.from_numpy(T_ego_cam)
+        points = self._view.frustum(*self._cells, ego_from_pixel(torch.from_numpy(Ks), pose), pose[:, :3, 3])
+        splat_rows(points, self._rows, self._weights, (self._view.low, self._view.size, self._view.shape), self._volume)
+
+    def encode(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Third stage: opacity before the sigmoid [X * Y * Z] and P as ``VolumePart``'s rows; valid until the next."""
+        volume = self._volume.reshape(*self._view.shape, -1)
+        self._volume_request.infer([volume], share_inputs=True, share_outputs=True)
+        opacity, rows = (torch.from_numpy(self._volume_request.get_output_tensor(i).data) for i in (0, 1))
+        return opacity.flatten(), rows
+
+    @torch.inference_mode()
+    def label(self, opacity: torch.Tensor, rows: torch.Tensor, tau: float) -> tuple[np.ndarray, np.ndarray]:
+        """Last stage: Eq. 7, with classes of the occupied voxels alone."""
         model, shape = self._model, self._model.config.grid.shape
         probability = torch.sigmoid(opacity)
         index = torch.nonzero(probability >= tau).squeeze(1)

@@ -10,6 +10,7 @@ from gsrender_core.bench import heads
 from gsrender_core.bench.__main__ import PARTS, TARGETS, Target, machine, run_part, table
 from gsrender_core.bench.inference import WHOLE
 from gsrender_core.bench.render import CASES
+from gsrender_core.bench.scaling import RENDER_BY_GAUSSIANS, RENDER_BY_PIXELS
 from gsrender_core.config import HeadConfig
 from gsrender_core.voxel_grid import VoxelGrid
 
@@ -31,6 +32,10 @@ def test_targets_name_what_the_parts_measure():
         "render": {"rows": [{"case": case.name, "ratio": 5.0} for case in CASES]},
         "ray_iou": {"rows": [{"case": "RayIoU", "numba_ms": 50.0}]},
         "inference": {"rows": [{"case": "backbone", "ms": 900.0}, {"case": WHOLE, "ms": 300.0}]},
+        "runtimes": {"ratio": 3.0, "resident_mb": 900.0},
+        "scaling": {
+            "rows": [{"case": case, "exponent": 0.8} for case in (RENDER_BY_GAUSSIANS, RENDER_BY_PIXELS)],
+        },
         "world": {"rows": [{"case": "keyframe", "ms": 400.0}]},
         "markers": {"ratio": 25.0},
         "outputs": {"total_ms": 8.0},

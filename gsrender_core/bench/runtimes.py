@@ -1,0 +1,98 @@
+"""The packaged network in every runtime of this machine, side by side, and the stages of the compiled one."""
+
+import resource
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from gsrender_core.bench.inference import SEED, noise_frame
+from gsrender_core.checkpoint import default_checkpoint
+from gsrender_core.engine.self_check import self_check
+from gsrender_core.predictor import Predictor
+
+STAGES = ("see", "lift", "encode", "label")
+
+
+def bench_runtimes(quick: bool = False, checkpoint: Path | None = None, device: str = "auto") -> dict:
+    """Milliseconds from ``Frame`` to ``OccupancyGrid``, runtimes taking turns on the same frame.
+
+    Args:
+        quick: fewer repetitions.
+        checkpoint: default the packaged one.
+        device: as ``Predictor``.
+
+    Returns:
+        ``seed``, ``threads``, ``device``, ``precision``, ``ratio`` (eager / compiled, medians) and ``rows``: of each
+        runtime ``ms`` (median), ``least_ms``, ``cpu_ms`` (processor time a prediction, mean), ``made_s`` (how long
+        loading took, the first time on a machine with tracing), ``agreement`` of its labels with eager torch's; of
+        the OpenVINO engine the stages' ``ms``. ``resident_mb``: memory of the process after all of it.
+
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint is missing or not usable.
+    """
+    path, predictors, made = Path(checkpoint or default_checkpoint()), {}, {}
+    for name in ("eager", "auto"):
+        start = time.perf_counter()
+        predictor = Predictor.load(path, device=device, runtime=name)
+        predictors[predictor.runtime], made[predictor.runtime] = predictor, time.perf_counter() - start
+    eager = predictors["eager"]
+    frame = noise_frame(eager.image_size)
+    wall, cpu = ({name: [] for name in predictors} for _ in range(2))
+    for turn in range(1 + (3 if quick else 15)):
+        for name, predictor in predictors.items():
+            start, start_cpu = time.perf_counter(), time.process_time()
+            predictor(frame)
+            if turn:  # the first one warms up
+                wall[name].append(1e3 * (time.perf_counter() - start))
+                cpu[name].append(1e3 * (time.process_time() - start_cpu))
+    rows = [_row(name, wall[name], cpu[name], made[name]) for name in predictors]
+    for row, predictor in zip(rows, predictors.values(), strict=True):
+        if predictor is not eager:
+            limits = self_check(predictor._engine, eager._by_torch, eager.model.config, eager.precision)
+            row["agreement"] = limits["agreement"]
+    compiled = next((name for name in predictors if name != "eager"), None)
+    if compiled == "openvino":
+        rows += _stages(predictors[compiled], frame, 3 if quick else 15)
+    return {
+        "seed": SEED,
+        "threads": torch.get_num_threads(),
+        "device": str(eager.device),
+        "precision": str(eager.precision).removeprefix("torch."),
+        "checkpoint": path.name,
+        "ratio": median(wall["eager"]) / median(wall[compiled]) if compiled else None,
+        "resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        "rows": rows,
+    }
+
+
+def _row(name: str, wall: list[float], cpu: list[float], made_s: float) -> dict:
+    return {
+        "case": name,
+        "ms": median(wall),
+        "least_ms": min(wall),
+        "cpu_ms": float(np.mean(cpu)),
+        "made_s": made_s,
+        "agreement": 1.0,
+    }
+
+
+def _stages(predictor: Predictor, frame, repetitions: int) -> list[dict]:
+    engine = predictor._engine
+    Ks, T_ego_cam = (np.ascontiguousarray(a, np.float32) for a in (frame.Ks, frame.T_ego_cam))
+    times = {stage: [] for stage in STAGES}
+    result: tuple = ()
+    for _ in range(repetitions):
+        for stage in STAGES:
+            arguments = {
+                "see": (frame.images, Ks, T_ego_cam),
+                "lift": (Ks, T_ego_cam),
+                "encode": (),
+                "label": (*result, predictor.tau),
+            }[stage]
+            start = time.perf_counter()
+            result = getattr(engine, stage)(*arguments) or ()
+            times[stage].append(1e3 * (time.perf_counter() - start))
+    return [{"case": f"openvino: {stage}", "ms": median(values)} for stage, values in times.items()]
