@@ -2,10 +2,10 @@
 
     python -m gsrender_ros.trials.rviz_screenshot RECORDING PICTURE.jpg [--show NAME ...] [--seconds 20]
 
-RViz is Debian's (ROS 1): the recording is converted (``ros1_recording``), and rviz/occupancy.rviz is read with its displays under their
-ROS 1 names, so that what is tested is that file and our messages. Needs, with the system's own Python: ``apt install
-rviz xvfb python3-roslaunch python3-rosbag python3-rosparam python3-visualization-msgs python3-sensor-msgs
-imagemagick``.
+RViz is Debian's (ROS 1): the recording is converted (``ros1_recording``), and rviz/occupancy.rviz is read with its
+displays under their ROS 1 names, so that what is tested is that file and our messages. Needs, with the system's own
+Python: ``apt install rviz xvfb python3-roslaunch python3-rosbag python3-rosparam python3-visualization-msgs
+python3-sensor-msgs imagemagick``.
 """
 
 import argparse
