@@ -7,10 +7,13 @@ from statistics import median
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from gsrender_core.bench.inference import SEED, noise_frame
 from gsrender_core.checkpoint import default_checkpoint
 from gsrender_core.engine.self_check import self_check
+from gsrender_core.model.gsrender import GSRender
+from gsrender_core.model.parts import ImagePart, VolumePart
 from gsrender_core.predictor import Predictor
 
 STAGES = ("see", "lift", "encode", "label")
@@ -28,7 +31,9 @@ def bench_runtimes(quick: bool = False, checkpoint: Path | None = None, device: 
         ``seed``, ``threads``, ``device``, ``precision``, ``ratio`` (eager / compiled, medians) and ``rows``: of each
         runtime ``ms`` (median), ``least_ms``, ``cpu_ms`` (processor time a prediction, mean), ``made_s`` (how long
         loading took, the first time on a machine with tracing), ``agreement`` of its labels with eager torch's; of
-        the OpenVINO engine the stages' ``ms``. ``resident_mb``: memory of the process after all of it.
+        the OpenVINO engine the stages' ``ms``, with ``gflop`` of their matrix products and convolutions and
+        ``floor_ms``, what these take at ``gflop_s``, the speed of a large float32 matrix product in the same process.
+        ``resident_mb``: memory of the process after all of it.
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint is missing or not usable.
@@ -54,14 +59,16 @@ def bench_runtimes(quick: bool = False, checkpoint: Path | None = None, device: 
             limits = self_check(predictor._engine, eager._by_torch, eager.model.config, eager.precision)
             row["agreement"] = limits["agreement"]
     compiled = next((name for name in predictors if name != "eager"), None)
+    speed = _matrix_product_gflop_s()
     if compiled == "openvino":
-        rows += _stages(predictors[compiled], frame, 3 if quick else 15)
+        rows += _stages(predictors[compiled], frame, 3 if quick else 15, speed)
     return {
         "seed": SEED,
         "threads": torch.get_num_threads(),
         "device": str(eager.device),
         "precision": str(eager.precision).removeprefix("torch."),
         "checkpoint": path.name,
+        "gflop_s": speed,
         "ratio": median(wall["eager"]) / median(wall[compiled]) if compiled else None,
         "resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
         "rows": rows,
@@ -79,7 +86,7 @@ def _row(name: str, wall: list[float], cpu: list[float], made_s: float) -> dict:
     }
 
 
-def _stages(predictor: Predictor, frame, repetitions: int) -> list[dict]:
+def _stages(predictor: Predictor, frame, repetitions: int, gflop_s: float) -> list[dict]:
     engine = predictor._engine
     Ks, T_ego_cam = (np.ascontiguousarray(a, np.float32) for a in (frame.Ks, frame.T_ego_cam))
     times = {stage: [] for stage in STAGES}
@@ -95,4 +102,41 @@ def _stages(predictor: Predictor, frame, repetitions: int) -> list[dict]:
             start = time.perf_counter()
             result = getattr(engine, stage)(*arguments) or ()
             times[stage].append(1e3 * (time.perf_counter() - start))
-    return [{"case": f"openvino: {stage}", "ms": median(values)} for stage, values in times.items()]
+    counted = stage_gflop(predictor.model, frame)
+    return [
+        {
+            "case": f"openvino: {stage}",
+            "ms": median(values),
+            "gflop": counted.get(stage),
+            "floor_ms": 1e3 * counted[stage] / gflop_s if stage in counted else None,
+        }
+        for stage, values in times.items()
+    ]
+
+
+@torch.no_grad()
+def stage_gflop(model: GSRender, frame) -> dict[str, float]:
+    """Multiplications and additions of the products and convolutions in the stages ``see`` and ``encode``, in 1e9."""
+    images, Ks, T = (torch.from_numpy(np.asarray(a)) for a in (frame.images, frame.Ks, frame.T_ego_cam))
+    volume = torch.zeros(*model.view.shape, model.config.view.channels)
+    calls = {
+        "see": lambda: ImagePart(model)(images, Ks.float(), T.float()),
+        "encode": lambda: VolumePart(model)(volume),
+    }
+    counted = {}
+    for stage, call in calls.items():
+        with FlopCounterMode(display=False) as counter:
+            call()
+        counted[stage] = counter.get_total_flops() / 1e9
+    return counted
+
+
+def _matrix_product_gflop_s(size: int = 2048, repetitions: int = 5) -> float:
+    a, b = torch.rand(size, size), torch.rand(size, size)
+    torch.mm(a, b)
+    least = float("inf")
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        least = min(least, time.perf_counter() - start)
+    return 2 * size**3 / least / 1e9

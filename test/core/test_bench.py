@@ -5,13 +5,16 @@ import importlib
 
 import pytest
 import torch
+from small import SmallData, small_model
 
 from gsrender_core.bench import heads
 from gsrender_core.bench.__main__ import PARTS, TARGETS, Target, machine, run_part, table
 from gsrender_core.bench.inference import WHOLE
 from gsrender_core.bench.render import CASES
+from gsrender_core.bench.runtimes import stage_gflop
 from gsrender_core.bench.scaling import RENDER_BY_GAUSSIANS, RENDER_BY_PIXELS
 from gsrender_core.config import HeadConfig
+from gsrender_core.model.gsrender import GSRender
 from gsrender_core.voxel_grid import VoxelGrid
 
 
@@ -87,3 +90,15 @@ def test_table_shows_everything():
     assert "markers  not available: No module named 'rclpy'" in text
     assert "seed 3" in text and "ms 1.235  ratio -" in text
     assert "MISSED" in text and "torch " in text
+
+
+def test_operations_are_those_of_the_layers():
+    """By hand for the encoder's parts that depend on one number: a wider head costs its own product more."""
+    counts = []
+    for hidden in (8, 16):
+        model = GSRender(small_model(head=HeadConfig(hidden=hidden)), load_pretrained=False).eval()
+        counts.append(stage_gflop(model, SmallData().frame(0)))
+    voxels = 16 * 16 * 8
+    more = 2 * voxels * (6 * 8 + 8)  # per voxel: 6 features to 8 more hidden units, these to one opacity
+    assert counts[1]["encode"] - counts[0]["encode"] == pytest.approx(more / 1e9, rel=1e-6)
+    assert counts[0]["see"] == counts[1]["see"] > 0
