@@ -80,6 +80,7 @@ class OccupancyNode(Node):
         self.outputs = OccupancyOutputs(self, self.settings)
         if self.settings.self_check_lidar_topic:
             self.self_check = SelfCheck(self, self.settings, self.poses.lookup)
+        # After the network is loaded: a player that waits for a subscriber of the images finds a node that is ready.
         self.topics = CameraTopics(self, cameras, self.settings, self._on_image, calibration)
         self._create_diagnostics()
         self._own_services = Services(self, self.settings.checkpoint)

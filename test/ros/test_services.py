@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+import rclpy.parameter
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import OccupancyGrid as OccupancyMap
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
@@ -20,6 +21,9 @@ from ros_processes import (
 from sensor_msgs.msg import PointCloud2, PointField
 from std_srvs.srv import SetBool, Trigger
 
+from gsrender_ros import occupancy_node
+from gsrender_ros.camera_topics import CameraTopics
+from gsrender_ros.predictor_host import PredictorHost
 from gsrender_ros.standins import GENUINE
 
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -151,3 +155,18 @@ def test_the_node_is_paused_reset_and_given_other_networks_while_it_runs(tmp_pat
     assert process.end() == 0
     assert "Traceback" not in process.text
     assert f"checkpoint not loaded, {checkpoint} stays in use" in process.text
+
+
+def test_images_are_subscribed_to_when_the_network_is_loaded(tmp_path, monkeypatch):
+    """What a player that waits for a subscriber of the images relies on."""
+    order = []
+    load = PredictorHost.load
+    monkeypatch.setattr(PredictorHost, "load", lambda *given: (load(*given), order.append("loaded"))[0])
+    monkeypatch.setattr(occupancy_node, "CameraTopics", lambda *given: order.append("images") or CameraTopics(*given))
+    write_small_checkpoint(tmp_path / "small.safetensors")
+    values = {"cameras": list(CAMERAS), "device": "cpu", "checkpoint": str(tmp_path / "small.safetensors")}
+    overrides = [rclpy.parameter.Parameter(name, value=value) for name, value in values.items()]
+    with listening_node(own_domain(31)) as (node, _):
+        ready = occupancy_node.OccupancyNode(context=node.context, parameter_overrides=overrides)
+        ready.close()
+    assert order == ["loaded", "images"]
