@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from gsrender_core.cache_folder import cache_folder
 from gsrender_core.whole_file import write_whole
 from gsrender_ros.bag_contents import BagIndex, Poses, TopicIndex
 from gsrender_ros.bag_reading import first_line
 from gsrender_ros.bag_scan import Scan
 from gsrender_ros.bag_storage import storage_files
-from gsrender_core.cache_folder import cache_folder
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from backports import zstd
 
+from gsrender_core.cache_folder import cache_folder
 from gsrender_core.whole_file import write_whole
 from gsrender_ros.bag_reading import BagError, first_line
 from gsrender_ros.bag_storage import ZSTD_MAGIC
-from gsrender_core.cache_folder import cache_folder
 
 logger = logging.getLogger(__name__)
 
