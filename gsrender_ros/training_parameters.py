@@ -18,7 +18,7 @@ from gsrender_ros.parameters import (
 )
 
 # Of the parameters of occupancy_node: what means nothing to a trainer.
-NOT_FOR_TRAINING = ("checkpoint", "history.interval_s", "self_check.lidar_topic")
+NOT_FOR_TRAINING = ("checkpoint", "runtime", "history.interval_s", "self_check.lidar_topic")
 
 
 @dataclass(frozen=True)

@@ -97,9 +97,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", required=True, metavar="DIR")
     p.add_argument("--limit", type=int, help="only the first samples")
 
-    p = command(
-        "statistics", run_statistics, "Offsets, scales and opacities of a network's Gaussians, with pictures."
-    )
+    p = command("statistics", run_statistics, "Offsets, scales and opacities of a network's Gaussians, with pictures.")
     p.add_argument("checkpoint", metavar="CHECKPOINT", help="file, or 'default'")
     data_options(p)
     p.add_argument("--out", required=True, metavar="DIR", help="folder for statistics.json and the pictures")
