@@ -25,6 +25,8 @@ setup:
 demo: setup
 	$(RUN) -m gsrender_ros.demo $(if $(DATA),--data "$(DATA)") --out out/demo
 
+# Tests start dozens of processes: each would compile the package anew where bytecode is not written.
+test: export PYTHONDONTWRITEBYTECODE =
 test: setup
 	$(RUN) -m pytest $(PYTEST_ARGS)
 
