@@ -38,7 +38,7 @@ def bench():
         def process(self, item, generation):
             self.entered.set()
             assert self.gate.wait(20)
-            if isinstance(item, Exception):
+            if isinstance(item, BaseException):
                 raise item
             if generation != self.worker.generation:
                 raise FrameDropped("reset", "stale")
@@ -87,12 +87,13 @@ def test_a_reset_drops_the_waiting_and_the_running_item(bench):
 
 def test_failures_are_counted_by_reason_logged_and_survived(bench):
     bench.gate.set()
-    for item in (FrameDropped("no_tf", "No transform a <- b"), RuntimeError("out of memory"), 7):
+    for item in (FrameDropped("no_tf", "No transform a <- b"), RuntimeError("out of memory"), SystemExit(3), 7):
         bench.submit(item)
         wait_until(bench.settled)
     assert bench.done == [7]
-    assert bench.statistics.summary().dropped == {"no_tf": 1, "error": 1}
-    assert bench.log.lines == ["No transform a <- b", "frame lost: RuntimeError: out of memory"]
+    assert bench.statistics.summary().dropped == {"no_tf": 1, "error": 2}
+    assert bench.log.lines[:2] == ["No transform a <- b", "frame lost: RuntimeError: out of memory"]
+    assert bench.log.lines[2:] == ["frame lost: SystemExit: 3"]
 
 
 def test_reasons_are_a_closed_list():
