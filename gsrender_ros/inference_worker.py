@@ -127,7 +127,7 @@ class InferenceWorker:
                 self._logger.warning(str(dropped), throttle_duration_sec=2.0)
         except BaseException as error:
             # The node must outlive whatever one frame does to it, a SystemExit of some library included: a dead worker
-            # would be silence for good. The text says what happened. When stopping, what breaks has lost its publishers.
+            # would be silence for good. The text says what happened. When stopping, what breaks lost its publishers.
             text = f"frame lost: {type(error).__name__}: {error}"
             self._statistics.dropped("error", text)
             if not self._stopping:
