@@ -15,7 +15,7 @@ import torch
 
 from gsrender_core.classes import CLASS_NAMES
 from gsrender_core.config import to_dict
-from gsrender_core.engine.self_check import self_check, surround_frame
+from gsrender_core.engine.agreement import check_agreement, surround_frame
 from gsrender_core.model.parts import WholeNetwork, why_not
 from gsrender_core.model.view_transformer import ego_from_pixel
 from gsrender_core.predictor import Predictor
@@ -34,12 +34,12 @@ def export_onnx(checkpoint: Path, out: Path, cameras: int = 6) -> dict:
         cameras: how many the exported network takes.
 
     Returns:
-        what network.json holds: inputs, outputs, classes, grid, tau, ``checked`` (see ``engine.self_check``).
+        what network.json holds: inputs, outputs, classes, grid, tau, ``checked`` (see ``engine.agreement``).
 
     Raises:
         FileNotFoundError, ValueError: no usable checkpoint, or its network has no graph of fixed shapes.
         ModuleNotFoundError: the package ``onnx`` is not installed.
-        SelfCheckError: the file says something else than the network.
+        AgreementError: the file says something else than the network.
     """
     import onnx
 
@@ -64,7 +64,7 @@ def export_onnx(checkpoint: Path, out: Path, cameras: int = 6) -> dict:
     graph = onnx.load(path)
     onnx.checker.check_model(graph)
     used = {entry.name for entry in graph.graph.input}
-    checked = self_check(_run(path, used), predictor._by_torch, config, torch.float32, cameras)
+    checked = check_agreement(_run(path, used), predictor._by_torch, config, torch.float32, cameras)
     about = {
         "checkpoint": Path(checkpoint).name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

@@ -10,7 +10,7 @@ import torch
 from gsrender_core.checkpoint import load_checkpoint
 from gsrender_core.data.frame import Frame
 from gsrender_core.engine import check_runtime, make_engine
-from gsrender_core.engine.self_check import surround_frame
+from gsrender_core.engine.agreement import surround_frame
 from gsrender_core.model.fold import fold_batch_norms
 from gsrender_core.model.gsrender import CameraInput, GSRender
 from gsrender_core.model.observation import PastMaps
@@ -64,7 +64,8 @@ class Predictor:
         image_size: (width, height) that frames must have; ``data.image_fit`` brings images there.
         grid: the volume that is predicted, in the ego frame of the frame's stamp.
         tau: opacity threshold of Eq. 7, from the checkpoint.
-        precision: of the network's arithmetic up to the voxel features; the head is float32.
+        precision: of the network's arithmetic up to the voxel features; the head is float32 (but for its opacities in
+            the runtime openvino, whose graph has one precision).
         info: what the trainer recorded.
         fallback: why eager torch serves in place of the runtime that was asked for; empty where it does not.
     """

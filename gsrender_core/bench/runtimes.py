@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gsrender_core.bench.inference import SEED, noise_frame
 from gsrender_core.checkpoint import default_checkpoint
-from gsrender_core.engine.self_check import self_check
+from gsrender_core.engine.agreement import check_agreement
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.model.parts import ImagePart, VolumePart
 from gsrender_core.predictor import Predictor
@@ -56,7 +56,7 @@ def bench_runtimes(quick: bool = False, checkpoint: Path | None = None, device: 
     rows = [_row(name, wall[name], cpu[name], made[name]) for name in predictors]
     for row, predictor in zip(rows, predictors.values(), strict=True):
         if predictor is not eager:
-            limits = self_check(predictor._engine, eager._by_torch, eager.model.config, eager.precision)
+            limits = check_agreement(predictor._engine, eager._by_torch, eager.model.config, eager.precision)
             row["agreement"] = limits["agreement"]
     compiled = next((name for name in predictors if name != "eager"), None)
     speed = _matrix_product_gflop_s()

@@ -9,7 +9,7 @@ import torch
 from gsrender_core.bench.render import RenderCase, make_case, time_once
 from gsrender_core.checkpoint import default_checkpoint, load_checkpoint
 from gsrender_core.config import ModelConfig
-from gsrender_core.engine.self_check import surround_frame
+from gsrender_core.engine.agreement import surround_frame
 from gsrender_core.gaussians import Gaussians
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.predictor import Predictor

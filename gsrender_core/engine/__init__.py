@@ -16,7 +16,7 @@ import torch
 
 from gsrender_core.config import RUNTIMES
 from gsrender_core.data.frame import Frame
-from gsrender_core.engine.self_check import self_check
+from gsrender_core.engine.agreement import check_agreement
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.model.parts import why_not
 
@@ -54,7 +54,7 @@ def make_engine(
         if (reason := why_not(model.config)) is not None:
             raise ValueError(f"this network has no graph: {reason}")
         engine = _build(model, device, precision, wanted)
-        self_check(engine, reference, model.config, precision)
+        check_agreement(engine, reference, model.config, precision)
     except Exception as error:  # a driver, an instruction set, a file: whatever it is, eager torch is there
         text = str(error).strip().splitlines()
         reason = f"runtime {wanted} is not used ({type(error).__name__}: {text[0] if text else 'no message'})"

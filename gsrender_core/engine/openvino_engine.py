@@ -11,6 +11,7 @@ import openvino
 import torch
 
 from gsrender_core.data.frame import Frame
+from gsrender_core.engine.agreement import CAMERAS
 from gsrender_core.engine.graph_cache import cached_graphs, graph_key
 from gsrender_core.gaussians import Gaussians
 from gsrender_core.model.gsrender import GSRender
@@ -59,7 +60,7 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,  # the node's other threads share these cores
         }
-        streams = min(threads, 6)
+        streams = min(threads, CAMERAS)
         image = core.compile_model(graphs["image"], "CPU", settings | {"NUM_STREAMS": streams})
         self._image_inputs = len(image.inputs)
         self._queue = openvino.AsyncInferQueue(image, streams)

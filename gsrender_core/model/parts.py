@@ -51,7 +51,7 @@ class VolumePart(nn.Module):
         self.encoder, self.head = model.encoder, model.head
         X, Y, Z = model.config.grid.shape
         bev = isinstance(self.encoder, BevEncoder)
-        self.u = u = self.encoder.upsample if bev and self.encoder.subpixel else 1
+        u = self.encoder.upsample if bev and self.encoder.subpixel else 1
         order = torch.arange(X * Y * Z).view(X // u, Y // u, u, u, Z)
         self.register_buffer("row_of_voxel", self._by_voxel(order).reshape(-1), persistent=False)
 
@@ -62,7 +62,9 @@ class VolumePart(nn.Module):
         else:
             cells = self.encoder(lifted)[0].permute(1, 2, 3, 0)[:, :, None, None]
         rows = cells.float().reshape(-1, cells.shape[-1])
-        return self._by_voxel(self.head.opacity(rows).view(cells.shape[:-1])), rows
+        with torch.autocast(rows.device.type, enabled=False):  # the head is float32 in every precision
+            opacity = self.head.opacity(rows)
+        return self._by_voxel(opacity.view(cells.shape[:-1])), rows
 
     @staticmethod
     def _by_voxel(cells: torch.Tensor) -> torch.Tensor:
@@ -91,21 +93,20 @@ class WholeNetwork(nn.Module):
         """
         probability, rows = self.images(images, Ks, T_ego_cam)
         opacity, P = self.volume(self._lift(probability, rows, ego_from_pixel, T_ego_cam[:, :3, 3]))
-        P = P.index_select(0, self.volume.row_of_voxel)
-        _, logits = self.volume.head.opacity_and_logits(P)
+        with torch.autocast(P.device.type, enabled=False):
+            _, logits = self.volume.head.opacity_and_logits(P.index_select(0, self.volume.row_of_voxel))
         opacity = torch.sigmoid(opacity)
         best, label = torch.softmax(logits, dim=-1).max(dim=-1)
         occupied = opacity >= tau
         confidence = torch.where(occupied, opacity * best.view(opacity.shape), torch.zeros_like(opacity))
-        label = torch.where(
-            occupied, label.view(opacity.shape), torch.full_like(occupied, self.free, dtype=label.dtype)
-        )
+        label = torch.where(occupied, label.view(opacity.shape), torch.full_like(label, self.free).view(opacity.shape))
         return label.to(torch.uint8), confidence
 
     def _lift(self, probability, rows, ego_from_pixel, origins):
         view, (h, w) = self.view, self.cells
         X, Y, Z = view.shape
-        points = view.frustum(h, w, ego_from_pixel, origins).flatten(2, 3)
+        with torch.autocast(origins.device.type, enabled=False):  # geometry in bfloat16 misses voxels by half a metre
+            points = view.frustum(h, w, ego_from_pixel, origins).flatten(2, 3)
         index = torch.floor((points - view.low) / view.size)
         x, y, z = index.unbind(-1)
         inside = (x >= 0) & (x < X) & (y >= 0) & (y < Y) & (z >= 0) & (z < Z)

@@ -11,7 +11,7 @@ from small import SIZE, camera_pose, small_model
 from gsrender_core.config import BackboneConfig, EncoderConfig, HeadConfig, ViewConfig
 from gsrender_core.data.frame import Frame
 from gsrender_core.engine import make_engine
-from gsrender_core.engine.self_check import SelfCheckError, self_check, surround_frame
+from gsrender_core.engine.agreement import AgreementError, check_agreement, surround_frame
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.model.parts import VolumePart, WholeNetwork
 from gsrender_core.model.view_transformer import ego_from_pixel
@@ -100,6 +100,23 @@ def test_every_runtime_equals_eager_torch_on_random_frames(changes, runtime):
         assert_same(engine, reference, frame_of(seed, cameras))
 
 
+@torch.no_grad()
+def test_bfloat16_leaves_geometry_and_head_in_float32():
+    """As in eager torch: rays in bfloat16 end in a neighbouring voxel, and opacities lose their third digit."""
+    whole, frame = WholeNetwork(network(encoder=SUBPIXEL)).eval(), frame_of(8)
+    images, Ks, T = (torch.from_numpy(a) for a in (frame.images, frame.Ks, frame.T_ego_cam))
+    Ks, T = Ks.float(), T.float()
+    probability, rows = whole.images(images, Ks, T)
+    geometry, volumes = (ego_from_pixel(Ks, T), T[:, :3, 3]), []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            volumes.append(whole._lift(probability, rows, *geometry))
+    assert torch.equal(*volumes)
+    with torch.autocast("cpu", torch.bfloat16):
+        opacity, P = whole.volume(volumes[0])
+    torch.testing.assert_close(opacity.flatten(), whole.volume.head.opacity(P)[whole.volume.row_of_voxel])
+
+
 def test_rows_of_cells_find_their_voxels():
     part = VolumePart(network(encoder=SUBPIXEL))
     volume = torch.randn(8, 8, 8, 8)
@@ -159,16 +176,16 @@ def test_the_graph_of_another_network_is_found_out(own_cache, caplog):
     assert np.array_equal(predictor(frame_of(6)).semantics, reference(frame_of(6)).semantics)
 
 
-def test_self_check_refuses_shifted_confidences():
+def test_shifted_confidences_are_refused():
     predictor = Predictor(network(), device="cpu", precision="float32")
 
     def engine(frame, tau):
         labels, confidence = predictor._by_torch(frame, tau)
         return labels, confidence * 0.9
 
-    with pytest.raises(SelfCheckError, match="confidences differ by"):
-        self_check(engine, predictor._by_torch, predictor.model.config, FLOAT)
-    report = self_check(predictor._by_torch, predictor._by_torch, predictor.model.config, FLOAT)
+    with pytest.raises(AgreementError, match="confidences differ by"):
+        check_agreement(engine, predictor._by_torch, predictor.model.config, FLOAT)
+    report = check_agreement(predictor._by_torch, predictor._by_torch, predictor.model.config, FLOAT)
     assert report == {"agreement": 1.0, "confidence_error": 0.0}
 
 

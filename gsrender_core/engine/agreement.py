@@ -1,4 +1,4 @@
-"""Whether an engine says what eager torch says: asked once, when it is made."""
+"""Whether an engine agrees with eager torch: asked once, when it is made."""
 
 import logging
 
@@ -11,18 +11,18 @@ from gsrender_core.geometry import transform
 
 logger = logging.getLogger(__name__)
 
-CAMERAS = 6
-TAU_SHARE = 0.1  # of all voxels are occupied at the threshold of the check, whatever the network finds in its frame
+CAMERAS = 6  # of a usual rig
+TAU_SHARE = 0.1  # of all voxels or more are occupied at the check's threshold, whatever the network finds there
 # Share of the voxels occupied for either whose labels agree, and mean difference of their confidences. The rest of
 # one lies on the threshold or between two classes.
 LIMITS = {torch.float32: (0.995, 1e-3), torch.bfloat16: (0.9, 2e-2)}
 
 
-class SelfCheckError(RuntimeError):
+class AgreementError(RuntimeError):
     """An engine disagrees with the reference."""
 
 
-def self_check(
+def check_agreement(
     engine, reference, config: ModelConfig, precision: torch.dtype, cameras: int = CAMERAS
 ) -> dict[str, float]:
     """Compare an engine with the reference on one made-up frame.
@@ -37,7 +37,7 @@ def self_check(
         ``agreement`` and ``confidence_error``, see ``LIMITS``.
 
     Raises:
-        SelfCheckError: they differ by more.
+        AgreementError: they differ by more.
     """
     frame = surround_frame(config.image_size, cameras)
     _, everywhere = reference(frame, 0.0)
@@ -49,15 +49,15 @@ def self_check(
     error = float(np.abs(expected_confidence - confidence)[either].mean()) if either.any() else 0.0
     least, most = LIMITS[precision]
     if not (agreement >= least and error <= most):
-        raise SelfCheckError(
+        raise AgreementError(
             f"its labels agree with the reference in {100 * agreement:.2f} % of {int(either.sum())} voxels (at least "
             f"{100 * least:g} % wanted), its confidences differ by {error:.2g} (at most {most:g})"
         )
-    logger.debug("self-check: labels agree in %.3f %%, confidences differ by %.2g", 100 * agreement, error)
+    logger.debug("labels agree in %.3f %%, confidences differ by %.2g", 100 * agreement, error)
     return {"agreement": agreement, "confidence_error": error}
 
 
-def looking(yaw: float) -> np.ndarray:
+def _looking(yaw: float) -> np.ndarray:
     """Rotation ego <- camera of a level camera that looks along ``yaw`` (0: forward)."""
     c, s = np.cos(yaw), np.sin(yaw)
     return np.array([[s, 0, c], [-c, 0, s], [0, -1, 0]])
@@ -70,6 +70,6 @@ def surround_frame(image_size: tuple[int, int], cameras: int = CAMERAS, seed: in
     coarse = rng.integers(0, 256, (cameras, 3, -(-height // 16), -(-width // 16)), dtype=np.uint8)
     images = np.ascontiguousarray(coarse.repeat(16, axis=2).repeat(16, axis=3)[:, :, :height, :width])
     K = np.array([[0.8 * width, 0, width / 2], [0, 0.8 * width, height / 2], [0, 0, 1.0]])
-    poses = [transform(looking(2 * np.pi * c / cameras), (0, 0, 1.5)) for c in range(cameras)]
+    poses = [transform(_looking(2 * np.pi * c / cameras), (0, 0, 1.5)) for c in range(cameras)]
     names = tuple(f"camera {c}" for c in range(cameras))
     return Frame(images, np.stack([K] * cameras), np.stack(poses), np.eye(4), 0, names)
