@@ -19,7 +19,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gsrender_core.bench.inference import WHOLE
 from gsrender_core.bench.render import CASES
 from gsrender_core.bench.scaling import RENDER_BY_GAUSSIANS, RENDER_BY_PIXELS
 
@@ -30,7 +29,6 @@ PARTS = {
     "render": ("gsrender_core.bench.render", "bench_render"),
     "heads": ("gsrender_core.bench.heads", "bench_heads"),
     "ray_iou": ("gsrender_core.bench.ray_iou", "bench_ray_iou"),
-    "inference": ("gsrender_core.bench.inference", "bench_inference"),
     "runtimes": ("gsrender_core.bench.runtimes", "bench_runtimes"),
     "scaling": ("gsrender_core.bench.scaling", "bench_scaling"),
     "world": ("gsrender_core.bench.world", "bench_world"),
@@ -66,9 +64,9 @@ class Target:
 TARGETS = (
     Target("render", CASES[0].name, "ratio", 4.0, True, f"numba renderer, times as fast as torch: {CASES[0].name}"),
     Target("ray_iou", None, "numba_ms", 100.0, False, "RayIoU of a sample, ms"),
-    Target("inference", WHOLE, "ms", 500.0, False, "prediction (the node's 2 Hz), ms"),
+    Target("runtimes", None, "prediction_ms", 200.0, False, "prediction (5 Hz without the rest of the node), ms"),
     Target("runtimes", None, "ratio", 2.0, True, "compiled runtime, times as fast as eager torch"),
-    Target("runtimes", None, "resident_mb", 1500.0, False, "memory of inference, eager and compiled together, MB"),
+    Target("runtimes", None, "peak_memory_mb", 1500.0, False, "memory of inference, eager and compiled together, MB"),
     Target("scaling", RENDER_BY_GAUSSIANS, "exponent", 1.0, False, "renderer's growth with Gaussians, exponent"),
     Target("scaling", RENDER_BY_PIXELS, "exponent", 1.0, False, "renderer's growth with pixels, exponent"),
     Target("world", None, "ms", 500.0, False, "keyframe of the synthetic world, ms"),
@@ -164,8 +162,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("out/bench.json"), help="default out/bench.json")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these")
-    parser.add_argument("--checkpoint", type=Path, help="of inference and runtimes; default the package's own")
-    parser.add_argument("--device", help="of inference and runtimes: auto (default), cpu, cuda, cuda:N")
+    parser.add_argument("--checkpoint", type=Path, help="of the part runtimes; default the package's own")
+    parser.add_argument("--device", help="of the part runtimes: auto (default), cpu, cuda, cuda:N")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.child:
@@ -175,7 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in given.parts:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         options = {}
-        if name in ("inference", "runtimes"):
+        if name == "runtimes":
             named = {"checkpoint": given.checkpoint and str(given.checkpoint), "device": given.device}
             options = {key: value for key, value in named.items() if value}
         report["parts"][name] = run_part(PARTS[name], {"quick": given.quick, **options})

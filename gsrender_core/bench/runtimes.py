@@ -1,6 +1,5 @@
 """The packaged network in every runtime of this machine, side by side, and the stages of the compiled one."""
 
-import resource
 import time
 from pathlib import Path
 from statistics import median
@@ -9,13 +8,14 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gsrender_core.bench.inference import SEED, noise_frame
 from gsrender_core.checkpoint import default_checkpoint
-from gsrender_core.engine.agreement import check_agreement
-from gsrender_core.model.gsrender import GSRender
+from gsrender_core.data.frame import Frame
+from gsrender_core.engine.agreement import check_agreement, surround_frame
+from gsrender_core.model.gsrender import CameraInput, GSRender
 from gsrender_core.model.parts import ImagePart, VolumePart
 from gsrender_core.predictor import Predictor
 
+EAGER_STAGES = ("backbone", "lift", "encoder", "head")
 STAGES = ("see", "lift", "encode", "label")
 
 
@@ -28,12 +28,12 @@ def bench_runtimes(quick: bool = False, checkpoint: Path | None = None, device: 
         device: as ``Predictor``.
 
     Returns:
-        ``seed``, ``threads``, ``device``, ``precision``, ``ratio`` (eager / compiled, medians) and ``rows``: of each
+        ``threads``, ``device``, ``precision``, ``parameters``, ``prediction_ms`` of what the node would use, ``ratio``
+        (eager / compiled, medians) and ``rows``: of each
         runtime ``ms`` (median), ``least_ms``, ``cpu_ms`` (processor time a prediction, mean), ``made_s`` (how long
         loading took, the first time on a machine with tracing), ``agreement`` of its labels with eager torch's; of
-        the OpenVINO engine the stages' ``ms``, with ``gflop`` of their matrix products and convolutions and
+        the stages' ``ms``, and of the OpenVINO engine's ``gflop`` of their matrix products and convolutions and
         ``floor_ms``, what these take at ``gflop_s``, the speed of a large float32 matrix product in the same process.
-        ``resident_mb``: memory of the process after all of it.
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint is missing or not usable.
@@ -44,7 +44,7 @@ def bench_runtimes(quick: bool = False, checkpoint: Path | None = None, device: 
         predictor = Predictor.load(path, device=device, runtime=name)
         predictors[predictor.runtime], made[predictor.runtime] = predictor, time.perf_counter() - start
     eager = predictors["eager"]
-    frame = noise_frame(eager.image_size)
+    frame = surround_frame(eager.image_size)
     wall, cpu = ({name: [] for name in predictors} for _ in range(2))
     for turn in range(1 + (3 if quick else 15)):
         for name, predictor in predictors.items():
@@ -60,17 +60,18 @@ def bench_runtimes(quick: bool = False, checkpoint: Path | None = None, device: 
             row["agreement"] = limits["agreement"]
     compiled = next((name for name in predictors if name != "eager"), None)
     speed = _matrix_product_gflop_s()
+    rows += _eager_stages(eager, frame, 3 if quick else 15)
     if compiled == "openvino":
         rows += _stages(predictors[compiled], frame, 3 if quick else 15, speed)
     return {
-        "seed": SEED,
         "threads": torch.get_num_threads(),
         "device": str(eager.device),
         "precision": str(eager.precision).removeprefix("torch."),
         "checkpoint": path.name,
+        "parameters": sum(p.numel() for p in eager.model.parameters()),
+        "prediction_ms": median(wall[compiled or "eager"]),
         "gflop_s": speed,
         "ratio": median(wall["eager"]) / median(wall[compiled]) if compiled else None,
-        "resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
         "rows": rows,
     }
 
@@ -86,7 +87,40 @@ def _row(name: str, wall: list[float], cpu: list[float], made_s: float) -> dict:
     }
 
 
-def _stages(predictor: Predictor, frame, repetitions: int, gflop_s: float) -> list[dict]:
+def _eager_stages(predictor: Predictor, frame: Frame, repetitions: int) -> list[dict]:
+    """Milliseconds of backbone, lift (neck, depth and view transform), encoder and head (Eq. 7)."""
+    runs = [_eager_run(predictor, frame) for _ in range(repetitions)]
+    return [{"case": f"eager: {stage}", "ms": median(run[i] for run in runs)} for i, stage in enumerate(EAGER_STAGES)]
+
+
+@torch.inference_mode()
+def _eager_run(predictor: Predictor, frame: Frame) -> list[float]:
+    model, times = predictor.model, []
+    cameras = CameraInput.from_frames([frame], predictor.device)
+
+    def timed(call):
+        _wait(predictor.device)
+        start = time.perf_counter()
+        result = call()
+        _wait(predictor.device)
+        times.append(1e3 * (time.perf_counter() - start))
+        return result
+
+    # As ``Predictor.features`` does.
+    with torch.autocast(predictor.device.type, torch.bfloat16, enabled=predictor.precision == torch.bfloat16):
+        maps = timed(lambda: model.image_features(cameras.images))
+        lifted, _ = timed(lambda: model.lift(maps, cameras.Ks, cameras.T_ego_cam))
+        P = timed(lambda: model.encoder(lifted).float())
+    timed(lambda: model.occupancy(P[0]))
+    return times
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _stages(predictor: Predictor, frame: Frame, repetitions: int, gflop_s: float) -> list[dict]:
     engine = predictor._engine
     Ks, T_ego_cam = (np.ascontiguousarray(a, np.float32) for a in (frame.Ks, frame.T_ego_cam))
     times = {stage: [] for stage in STAGES}
@@ -115,7 +149,7 @@ def _stages(predictor: Predictor, frame, repetitions: int, gflop_s: float) -> li
 
 
 @torch.no_grad()
-def stage_gflop(model: GSRender, frame) -> dict[str, float]:
+def stage_gflop(model: GSRender, frame: Frame) -> dict[str, float]:
     """Multiplications and additions of the products and convolutions in the stages ``see`` and ``encode``, in 1e9."""
     images, Ks, T = (torch.from_numpy(np.asarray(a)) for a in (frame.images, frame.Ks, frame.T_ego_cam))
     volume = torch.zeros(*model.view.shape, model.config.view.channels)

@@ -9,7 +9,6 @@ from small import SmallData, small_model
 
 from gsrender_core.bench import heads
 from gsrender_core.bench.__main__ import PARTS, TARGETS, Target, machine, run_part, table
-from gsrender_core.bench.inference import WHOLE
 from gsrender_core.bench.render import CASES
 from gsrender_core.bench.runtimes import stage_gflop
 from gsrender_core.bench.scaling import RENDER_BY_GAUSSIANS, RENDER_BY_PIXELS
@@ -34,8 +33,7 @@ def test_targets_name_what_the_parts_measure():
     measured = {
         "render": {"rows": [{"case": case.name, "ratio": 5.0} for case in CASES]},
         "ray_iou": {"rows": [{"case": "RayIoU", "numba_ms": 50.0}]},
-        "inference": {"rows": [{"case": "backbone", "ms": 900.0}, {"case": WHOLE, "ms": 300.0}]},
-        "runtimes": {"ratio": 3.0, "resident_mb": 900.0},
+        "runtimes": {"ratio": 3.0, "peak_memory_mb": 900.0, "prediction_ms": 150.0},
         "scaling": {
             "rows": [{"case": case, "exponent": 0.8} for case in (RENDER_BY_GAUSSIANS, RENDER_BY_PIXELS)],
         },
