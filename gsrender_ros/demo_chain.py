@@ -20,7 +20,9 @@ from gsrender_ros.standins import GENUINE
 logger = logging.getLogger("demo")
 
 CLOUD_TOPIC = "/occupancy_node/occupancy"
-RECORDED_TOPICS = (CLOUD_TOPIC, "/occupancy_node/occupancy/markers", "/diagnostics")
+# With transforms, or nothing that plays the recording could be placed in RViz.
+TRANSFORM_TOPICS = ("/tf", "/tf_static") if GENUINE["tf2_msgs"] else ()
+RECORDED_TOPICS = (CLOUD_TOPIC, "/occupancy_node/occupancy/markers", "/diagnostics", *TRANSFORM_TOPICS)
 START_TIMEOUT_S, SETTLE_S = 180.0, 15.0
 DIAGNOSTICS_PERIOD_S = 0.5
 

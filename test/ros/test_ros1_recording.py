@@ -17,7 +17,7 @@ MARKERS, TF = "visualization_msgs/msg/MarkerArray", "tf2_msgs/msg/TFMessage"
 MD5 = {MARKERS: "d155b9ce5188fbaf89745847fd5882d7", TF: "94810edda583a504dfda3829e70d7eec"}
 
 
-def write_recording(path, with_state: bool = False) -> None:
+def write_recording(path, with_state: bool = False, tf: str = "/tf") -> None:
     store = get_typestore(Stores.ROS2_HUMBLE)
     semantics = np.full((2, 2, 1), FREE, np.uint8)
     semantics[1, 0, 0] = 4
@@ -26,7 +26,7 @@ def write_recording(path, with_state: bool = False) -> None:
     with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
         markers = writer.add_connection("/markers", MARKERS, typestore=store, offered_qos_profiles=[messages.LATCHED])
         writer.write(markers, START_NS + LATE_NS, marker_bytes_from_occupancy(occupancy, "base_link"))
-        transforms = writer.add_connection("/tf", TF, typestore=messages.TYPESTORE)
+        transforms = writer.add_connection(tf, TF, typestore=messages.TYPESTORE)
         data = messages.TYPESTORE.serialize_cdr(messages.tf_message([pose]), TF)
         writer.write(transforms, START_NS + LATE_NS + 1, data)
         if with_state:
@@ -57,4 +57,10 @@ def test_what_ros_1_does_not_know_is_named(tmp_path):
         write_ros1_bag(tmp_path / "none", tmp_path / "ros1.bag")
     write_recording(tmp_path / "recording", with_state=True)
     with pytest.raises(ValueError, match="/state carries lifecycle_msgs/msg/State, which ROS 1 does not know"):
+        write_ros1_bag(tmp_path / "recording", tmp_path / "ros1.bag")
+
+
+def test_without_transforms_rviz_would_stay_empty(tmp_path):
+    write_recording(tmp_path / "recording", tf="/tf_static")
+    with pytest.raises(ValueError, match="holds no /tf, so RViz could place nothing"):
         write_ros1_bag(tmp_path / "recording", tmp_path / "ros1.bag")
