@@ -25,7 +25,7 @@ def write_ros1_bag(recording: Path, bag: Path) -> None:
         raise FileNotFoundError(f"recording {recording} does not exist")
     with AnyReader([recording]) as reader, Writer(bag) as writer:
         if not any(connection.topic.rsplit("/", 1)[-1] == "tf" for connection in reader.connections):
-            raise ValueError(f"{recording} holds no /tf, so RViz could place nothing: record /tf and /tf_static as well")
+            raise ValueError(f"{recording} holds no /tf, so RViz could place nothing: record /tf and /tf_static too")
         entries = []
         for connection, at_ns, data in reader.messages():
             message = reader.deserialize(data, connection.msgtype)
