@@ -81,10 +81,13 @@ class EncoderConfig:
     # How kind bev comes from the lifted volume's cells to the grid's voxels: smooth (bilinear, then a convolution at
     # full size) or subpixel (each cell's channels hold its voxels; faster).
     widen: str = "smooth"
+    cell_features: int = 0  # kind bev: channels of one more layer, at every place, before the voxels'; 0: no such layer
 
     def __post_init__(self):
         if self.widen not in ("smooth", "subpixel"):
             raise ValueError(f"model.encoder.widen: {self.widen!r} is none of smooth, subpixel")
+        if self.cell_features < 0 or (self.cell_features and self.kind != "bev"):
+            raise ValueError(f"model.encoder.cell_features: {self.cell_features} must be 0, or positive with kind bev")
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class HeadConfig:
     """
 
     kind: str = "gaussian"
-    hidden: int = 64
+    hidden: int = 64  # 0, gaussian only: one linear layer; opacity then never needs P itself, see parts.CellPart
     max_offset_m: float = 1.2  # three voxels each way (section 8); 0 freezes the means
     base_scale_m: float = 0.2
     min_scale_m: float = 0.05
@@ -109,8 +112,10 @@ class HeadConfig:
     def __post_init__(self):
         if self.kind not in ("gaussian", "nerf"):
             raise ValueError(f"model.head.kind: {self.kind!r} is none of gaussian, nerf")
-        if self.hidden < 1 or self.nerf_step_m <= 0:
-            raise ValueError(f"model.head: hidden {self.hidden} and nerf_step_m {self.nerf_step_m} must be positive")
+        if self.hidden < (0 if self.kind == "gaussian" else 1):
+            raise ValueError(f"model.head.hidden: {self.hidden} must be positive (or 0 with kind gaussian)")
+        if self.nerf_step_m <= 0:
+            raise ValueError(f"model.head.nerf_step_m: {self.nerf_step_m} must be positive")
 
 
 RUNTIMES = ("auto", "eager", "openvino", "cuda_graph")  # what computes a prediction, see gsrender_core.engine

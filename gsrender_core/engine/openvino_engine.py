@@ -13,10 +13,10 @@ import torch
 from gsrender_core.data.frame import Frame
 from gsrender_core.engine.agreement import CAMERAS
 from gsrender_core.engine.graph_cache import cached_graphs, graph_key
-from gsrender_core.gaussians import Gaussians
+from gsrender_core.engine.labelling import CellLabels, RowLabels
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.model.lift_numba import splat_rows
-from gsrender_core.model.parts import ImagePart, VolumePart
+from gsrender_core.model.parts import CellPart, ImagePart, VolumePart
 from gsrender_core.model.view_transformer import ego_from_pixel
 
 _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -39,8 +39,12 @@ class OpenVinoEngine:
         self._model, self._view = model, model.view
         width, height = model.config.image_size
         self._cells = (-(-height // self._view.stride), -(-width // self._view.stride))
-        volume_part = VolumePart(model).eval()
-        self._row_of_voxel = volume_part.row_of_voxel
+        if CellPart.serves(model):
+            volume_part = CellPart(model).eval()
+            self._labels = CellLabels(model, volume_part)
+        else:
+            volume_part = VolumePart(model).eval()
+            self._labels = RowLabels(model, volume_part)
         X, Y, Z = self._view.shape
         self._volume = np.empty((X * Y * Z, model.config.view.channels), np.float32)
         examples = {
@@ -100,29 +104,17 @@ class OpenVinoEngine:
         points = self._view.frustum(*self._cells, ego_from_pixel(torch.from_numpy(Ks), pose), pose[:, :3, 3])
         splat_rows(points, self._rows, self._weights, (self._view.low, self._view.size, self._view.shape), self._volume)
 
-    def encode(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Third stage: opacity before the sigmoid [X * Y * Z] and P as ``VolumePart``'s rows; valid until the next."""
+    def encode(self) -> tuple[np.ndarray, np.ndarray]:
+        """Third stage: what the volume's part leaves; valid until the next."""
         volume = self._volume.reshape(*self._view.shape, -1)
         self._volume_request.infer([volume], share_inputs=True, share_outputs=True)
-        opacity, rows = (torch.from_numpy(self._volume_request.get_output_tensor(i).data) for i in (0, 1))
-        return opacity.flatten(), rows
+        opacity, rows = (self._volume_request.get_output_tensor(i).data for i in (0, 1))
+        return opacity, rows
 
     @torch.inference_mode()
-    def label(self, opacity: torch.Tensor, rows: torch.Tensor, tau: float) -> tuple[np.ndarray, np.ndarray]:
-        """Last stage: Eq. 7, with classes of the occupied voxels alone."""
-        model, shape = self._model, self._model.config.grid.shape
-        probability = torch.sigmoid(opacity)
-        index = torch.nonzero(probability >= tau).squeeze(1)
-        features = rows.index_select(0, self._row_of_voxel[index])
-        _, logits = model.head.opacity_and_logits(features)
-        centers = model.centers[index]
-        label, sure = Gaussians(centers, centers, probability[index], logits).to_occupancy(
-            tau, model.config.num_classes
-        )
-        labels = np.full(opacity.shape, model.config.num_classes, np.uint8)
-        confidence = np.zeros(opacity.shape, np.float32)
-        labels[index.numpy()], confidence[index.numpy()] = label.numpy(), sure.numpy()
-        return labels.reshape(shape), confidence.reshape(shape)
+    def label(self, opacity: np.ndarray, rows: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
+        """Last stage: labels uint8 and confidence float32, both [X, Y, Z]."""
+        return self._labels(opacity, rows, tau)
 
 
 def _graph(part: torch.nn.Module, examples: tuple[torch.Tensor, ...]) -> openvino.Model:

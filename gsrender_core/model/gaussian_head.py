@@ -9,7 +9,8 @@ from gsrender_core.gaussians import Gaussians
 
 
 class GaussianHead(nn.Module):
-    """Two fully connected layers: offset 3, scale 3, opacity 1, logits K (and a quaternion as Table 3's variant).
+    """Two fully connected layers (one with ``hidden`` 0): offset 3, scale 3, opacity 1, logits K, and a quaternion as
+    Table 3's variant.
 
     mean = centre + max_offset * tanh(d); scale = base * exp(d), clamped; rotation = identity;
     opacity = sigmoid. The offset and scale outputs start at zero.
@@ -18,9 +19,9 @@ class GaussianHead(nn.Module):
     def __init__(self, config: HeadConfig, inputs: int, num_classes: int):
         super().__init__()
         self.config, self.num_classes = config, num_classes
-        self.hidden = nn.Linear(inputs, config.hidden)
+        self.hidden = nn.Linear(inputs, config.hidden) if config.hidden else None
         outputs = 7 + num_classes + (4 if config.predict_rotation else 0)
-        self.output = nn.Linear(config.hidden, outputs)
+        self.output = nn.Linear(config.hidden or inputs, outputs)
         with torch.no_grad():
             self.output.weight[:6] = 0
             self.output.bias.zero_()
@@ -29,10 +30,15 @@ class GaussianHead(nn.Module):
                 self.output.weight[-4:] = 0
                 self.output.bias[-4] = 1
 
+    @property
+    def linear(self) -> bool:
+        """Whether everything is one linear function of the features."""
+        return self.hidden is None
+
     def forward(self, features: torch.Tensor, centers: torch.Tensor) -> Gaussians:
         """Features [N, F] and voxel centres [N, 3] (m) -> N Gaussians."""
         c = self.config
-        out = self.output(F.softplus(self.hidden(features))).float()
+        out = self.output(self._hidden(features)).float()
         means = centers + c.max_offset_m * torch.tanh(out[:, 0:3]) if c.max_offset_m > 0 else centers
         scale = out[:, 3:6] if c.predict_scale else torch.zeros_like(out[:, 3:6])
         scales = (c.base_scale_m * torch.exp(scale.clamp(-4, 4))).clamp(c.min_scale_m, c.max_scale_m)
@@ -42,19 +48,22 @@ class GaussianHead(nn.Module):
 
     def opacity_and_logits(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Opacity before the sigmoid [N] and class logits [N, K] only: what the ray supervision needs."""
-        hidden = F.softplus(self.hidden(features))
+        hidden = self._hidden(features)
         return self._part(hidden, 6, 7)[:, 0], self._part(hidden, 7, 7 + self.num_classes)
 
     def opacity(self, features: torch.Tensor) -> torch.Tensor:
         """Opacity before the sigmoid [N] only."""
-        return self._part(F.softplus(self.hidden(features)), 6, 7)[:, 0]
+        return self._part(self._hidden(features), 6, 7)[:, 0]
 
     def occupied(self, features: torch.Tensor, tau: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The rows whose opacity reaches ``tau``: index int64 [M], opacity [M] and logits [M, K] of those alone."""
-        hidden = F.softplus(self.hidden(features))
+        hidden = self._hidden(features)
         opacity = torch.sigmoid(self._part(hidden, 6, 7)[:, 0])
         index = torch.nonzero(opacity >= tau).squeeze(1)
         return index, opacity[index], self._part(hidden.index_select(0, index), 7, 7 + self.num_classes)
+
+    def _hidden(self, features: torch.Tensor) -> torch.Tensor:
+        return features if self.linear else F.softplus(self.hidden(features))
 
     def _part(self, hidden: torch.Tensor, first: int, last: int) -> torch.Tensor:
         return F.linear(hidden, self.output.weight[first:last], self.output.bias[first:last]).float()

@@ -4,9 +4,11 @@ Every part is a module of fixed shapes that can be traced. Camera geometry is an
 """
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from gsrender_core.config import ModelConfig
+from gsrender_core.model.gaussian_head import GaussianHead
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.model.voxel_encoder import BevEncoder
 
@@ -70,6 +72,39 @@ class VolumePart(nn.Module):
     def _by_voxel(cells: torch.Tensor) -> torch.Tensor:
         """[X / u, Y / u, u, u, Z] -> [X, Y, Z]."""
         return cells.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
+
+
+class CellPart(nn.Module):
+    """``VolumePart`` where opacity is linear in what the encoder knows of a cell: P is never made.
+
+    Lifted volume [X', Y', Z, F'] -> opacity before the sigmoid [cells, S] and the cells' features [cells, C], cells in
+    the order of (x, y) and the S voxels of each in that of (u, u, Z). Class logits are as linear: ``class_weight``
+    [S, K, C] and ``class_bias`` [S, K], wanted where a voxel is occupied only.
+    """
+
+    def __init__(self, model: GSRender):
+        super().__init__()
+        self.encoder, output, classes = model.encoder, model.head.output, model.config.num_classes
+        conv, features = self.encoder.to_height, model.config.encoder.features
+        weight = conv.weight.flatten(1).unflatten(0, (-1, features))  # of P [S, F, C]
+        bias = conv.bias.view(-1, features)
+        with torch.no_grad():
+            whole = torch.einsum("of,sfc->soc", output.weight[6 : 7 + classes], weight)
+            whole_bias = bias @ output.weight[6 : 7 + classes].T + output.bias[6 : 7 + classes]
+        parts = {"opacity_weight": whole[:, 0], "opacity_bias": whole_bias[:, 0]}
+        parts |= {"class_weight": whole[:, 1:], "class_bias": whole_bias[:, 1:]}
+        for name, value in parts.items():
+            self.register_buffer(name, value.contiguous(), persistent=False)
+
+    @staticmethod
+    def serves(model: GSRender) -> bool:
+        """Whether a network has such cells: encoder of kind bev, and a Gaussian head of one layer."""
+        return isinstance(model.encoder, BevEncoder) and isinstance(model.head, GaussianHead) and model.head.linear
+
+    def forward(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = self.encoder.rows(volume[None].permute(0, 4, 1, 2, 3))[0].flatten(0, 1).float()
+        with torch.autocast(rows.device.type, enabled=False):
+            return F.linear(rows, self.opacity_weight, self.opacity_bias), rows
 
 
 class WholeNetwork(nn.Module):

@@ -38,6 +38,8 @@ class BevEncoder(nn.Module):
         self.up1 = ConvNorm(2 * c + c, c)
         fine = 2 * c if self.subpixel else c
         self.fine = ConvNorm(c, fine)
+        self.mix = ConvNorm(fine, config.cell_features, 1) if config.cell_features else None
+        fine = config.cell_features or fine
         self.to_height = nn.Conv2d(fine, features * height * (upsample**2 if self.subpixel else 1), 1)
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
@@ -49,7 +51,12 @@ class BevEncoder(nn.Module):
 
         u is 1 but for ``subpixel``.
         """
-        Z = volume.shape[4]
+        out = F.linear(self.rows(volume), self.to_height.weight.flatten(1), self.to_height.bias)
+        u = self.upsample if self.subpixel else 1
+        return out.unflatten(-1, (u, u, volume.shape[4], self.features))
+
+    def rows(self, volume: torch.Tensor) -> torch.Tensor:
+        """What ``to_height`` turns into the voxels of every cell, [B, X / u, Y / u, C]."""
         # A 1x1 convolution is a matrix product of channels-last rows, and faster as one.
         conv, norm, relu = self.stem
         x = F.linear(volume.permute(0, 2, 3, 4, 1).flatten(3), conv.weight.flatten(1), conv.bias)
@@ -63,9 +70,11 @@ class BevEncoder(nn.Module):
         if self.upsample > 1 and not self.subpixel:
             x1 = F.interpolate(x1, scale_factor=self.upsample, mode="bilinear", align_corners=False)
         rows = self.fine(x1).permute(0, 2, 3, 1)
-        out = F.linear(rows, self.to_height.weight.flatten(1), self.to_height.bias)
-        u = self.upsample if self.subpixel else 1
-        return out.unflatten(-1, (u, u, Z, self.features))
+        if self.mix is None:
+            return rows
+        conv, norm, relu = self.mix
+        mixed = F.linear(rows, conv.weight.flatten(1), conv.bias)
+        return relu(norm(mixed.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
 
 
 class ResNet3d(nn.Module):

@@ -19,6 +19,7 @@ from gsrender_core.predictor import Predictor
 
 CPU, FLOAT = torch.device("cpu"), torch.float32
 SUBPIXEL = EncoderConfig(channels=8, features=6, widen="subpixel")
+CELLS = EncoderConfig(channels=8, features=6, widen="subpixel", cell_features=24)
 
 
 @pytest.fixture(autouse=True)
@@ -75,10 +76,12 @@ def assert_same(engine, predictor, frame):
     [
         {},
         {"encoder": SUBPIXEL},
+        {"encoder": CELLS, "head": HeadConfig(hidden=0)},
+        {"encoder": EncoderConfig(channels=8, features=6), "head": HeadConfig(hidden=0)},
         {"encoder": EncoderConfig(kind="resnet3d", channels=4, features=6), "head": HeadConfig(hidden=16)},
         {"view": ViewConfig(neck_channels=16, channels=8, depth_net="bevdepth", neck="joined")},
     ],
-    ids=["smooth", "subpixel", "resnet3d", "bevdepth"],
+    ids=["smooth", "subpixel", "cells", "smooth_linear", "resnet3d", "bevdepth"],
 )
 @pytest.mark.parametrize("runtime", ["openvino", "whole"])
 def test_every_runtime_equals_eager_torch_on_random_frames(changes, runtime):
