@@ -30,6 +30,7 @@ PARTS = {
     "heads": ("gsrender_core.bench.heads", "bench_heads"),
     "ray_iou": ("gsrender_core.bench.ray_iou", "bench_ray_iou"),
     "runtimes": ("gsrender_core.bench.runtimes", "bench_runtimes"),
+    "networks": ("gsrender_core.bench.networks", "bench_networks"),
     "scaling": ("gsrender_core.bench.scaling", "bench_scaling"),
     "world": ("gsrender_core.bench.world", "bench_world"),
     "markers": ("gsrender_ros.bench_markers", "bench_markers"),
@@ -67,6 +68,10 @@ TARGETS = (
     Target("runtimes", None, "prediction_ms", 200.0, False, "prediction (5 Hz without the rest of the node), ms"),
     Target("runtimes", None, "ratio", 2.0, True, "compiled runtime, times as fast as eager torch"),
     Target("runtimes", None, "peak_memory_mb", 1500.0, False, "memory of inference, eager and compiled together, MB"),
+    Target(
+        "networks", "ResNet-50 256x704, graph", "ms", 2.0, False, "ResNet-50 256x704, images to labels, GPU, ms"
+    ),
+    Target("networks", "Swin-B 512x1408, one frame, graph", "ms", 15.0, False, "Swin-B 512x1408, the same, ms"),
     Target("scaling", RENDER_BY_GAUSSIANS, "exponent", 1.0, False, "renderer's growth with Gaussians, exponent"),
     Target("scaling", RENDER_BY_PIXELS, "exponent", 1.0, False, "renderer's growth with pixels, exponent"),
     Target("world", None, "ms", 500.0, False, "keyframe of the synthetic world, ms"),
@@ -163,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these")
     parser.add_argument("--checkpoint", type=Path, help="of the part runtimes; default the package's own")
-    parser.add_argument("--device", help="of the part runtimes: auto (default), cpu, cuda, cuda:N")
+    parser.add_argument("--device", help="of runtimes and networks: auto (default), cpu, cuda, cuda:N")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.child:
@@ -173,9 +178,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name in given.parts:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         options = {}
-        if name == "runtimes":
-            named = {"checkpoint": given.checkpoint and str(given.checkpoint), "device": given.device}
-            options = {key: value for key, value in named.items() if value}
+        if name in ("runtimes", "networks") and given.device:
+            options["device"] = given.device
+        if name == "runtimes" and given.checkpoint:
+            options["checkpoint"] = str(given.checkpoint)
         report["parts"][name] = run_part(PARTS[name], {"quick": given.quick, **options})
     report["targets"] = [target.check(report["parts"]) for target in TARGETS if target.part in given.parts]
     try:

@@ -15,9 +15,20 @@ from gsrender_core.model.view_transformer import ego_from_pixel
 WARM_UP_RUNS = 3  # libraries choose their kernels and workspaces before the capture
 
 
-class _Captured:
+def network_inputs(frame: Frame, tau: float, device: torch.device) -> list[torch.Tensor]:
+    """What ``WholeNetwork`` takes of a frame, on a device."""
+    return [torch.from_numpy(frame.images).to(device), *(t.to(device) for t in _geometry(frame, tau))]
+
+
+def _geometry(frame: Frame, tau: float) -> tuple[torch.Tensor, ...]:
+    Ks, T_ego_cam = (torch.from_numpy(np.asarray(a)).float() for a in (frame.Ks, frame.T_ego_cam))
+    return Ks, T_ego_cam, ego_from_pixel(Ks, T_ego_cam), torch.tensor(tau, dtype=torch.float32)
+
+
+class Captured:
     """One graph with the memory that it reads and writes."""
 
+    @torch.inference_mode()
     def __init__(self, network: WholeNetwork, inputs: list[torch.Tensor], precision: torch.dtype):
         self.inputs = inputs
         stream = torch.cuda.Stream()
@@ -47,15 +58,14 @@ class CudaGraphEngine:
     def __init__(self, model: GSRender, device: torch.device, precision: torch.dtype):
         self._network = WholeNetwork(model).to(device).eval()
         self._device, self._precision = device, precision
-        self._captured: dict[int, _Captured] = {}
+        self._captured: dict[int, Captured] = {}
         self._staging: dict[int, torch.Tensor] = {}
 
     @torch.inference_mode()
     def __call__(self, frame: Frame, tau: float) -> tuple[np.ndarray, np.ndarray]:
         """Labels uint8 and confidence float32, both [X, Y, Z]."""
         with torch.cuda.device(self._device):
-            Ks, T_ego_cam = (torch.from_numpy(np.asarray(a)).float() for a in (frame.Ks, frame.T_ego_cam))
-            geometry = (Ks, T_ego_cam, ego_from_pixel(Ks, T_ego_cam), torch.tensor(tau, dtype=torch.float32))
+            geometry = _geometry(frame, tau)
             captured = self._for_cameras(len(frame.images), frame.images.shape, geometry)
             staging = self._staging[len(frame.images)]
             staging.copy_(torch.from_numpy(frame.images))
@@ -65,9 +75,9 @@ class CudaGraphEngine:
             labels, confidence = (output.cpu().numpy() for output in captured.outputs)
         return labels, confidence
 
-    def _for_cameras(self, cameras: int, shape, geometry) -> _Captured:
+    def _for_cameras(self, cameras: int, shape, geometry) -> Captured:
         if cameras not in self._captured:
             self._staging[cameras] = torch.zeros(shape, dtype=torch.uint8).pin_memory()
             inputs = [tensor.to(self._device) for tensor in (self._staging[cameras], *geometry)]
-            self._captured[cameras] = _Captured(self._network, inputs, self._precision)
+            self._captured[cameras] = Captured(self._network, inputs, self._precision)
         return self._captured[cameras]
