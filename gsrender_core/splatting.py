@@ -12,6 +12,8 @@ from gsrender_core.ray_compensation import compensate_features, compensate_gauss
 from gsrender_core.render import Rendered, render_pixels
 from gsrender_core.views import View
 
+QUANTILES_OF = 1 << 14  # opacities, for the log
+
 
 @dataclass
 class Seen:
@@ -120,11 +122,16 @@ def visible_voxels(centers: torch.Tensor, view: View, reach_m: float) -> torch.T
 
 
 def _opacity_statistics(opacity: torch.Tensor, rasterised: Gaussians) -> dict[str, torch.Tensor]:
-    """10, 50 and 90 % quantiles of all candidates' opacities [N], share above 0.5, and how many are rasterised."""
+    """10, 50 and 90 % quantiles of the candidates' opacities [N], share above 0.5, and how many are rasterised.
+
+    Of more than 16,384 candidates, quantiles are those of every n-th: of all they took a quarter of a step's time on an
+    H200.
+    """
     if len(opacity) == 0:
         return {}
+    some = opacity[:: len(opacity) // QUANTILES_OF | 1]  # odd: else all would have the same height
     log = {
-        f"opacity_{percent}": opacity.kthvalue(max(1, round(percent / 100 * len(opacity)))).values
+        f"opacity_{percent}": some.kthvalue(max(1, round(percent / 100 * len(some)))).values
         for percent in (10, 50, 90)
     }
     log["opacity_over_half"] = (opacity > 0.5).float().mean()

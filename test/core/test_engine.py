@@ -12,8 +12,9 @@ from gsrender_core.config import BackboneConfig, EncoderConfig, HeadConfig, View
 from gsrender_core.data.frame import Frame
 from gsrender_core.engine import make_engine
 from gsrender_core.engine.agreement import AgreementError, check_agreement, surround_frame
+from gsrender_core.engine.labelling import CellLabels, RowLabels
 from gsrender_core.model.gsrender import GSRender
-from gsrender_core.model.parts import VolumePart, WholeNetwork
+from gsrender_core.model.parts import CellPart, VolumePart, WholeNetwork
 from gsrender_core.model.view_transformer import ego_from_pixel
 from gsrender_core.predictor import Predictor
 
@@ -129,6 +130,43 @@ def test_rows_of_cells_find_their_voxels():
         assert torch.equal(rows[part.row_of_voxel], P)
         torch.testing.assert_close(opacity.flatten(), part.head.opacity(P))
     assert not torch.equal(rows, P), "sub-pixel cells come in another order"
+
+
+@pytest.mark.parametrize("encoder", [CELLS, EncoderConfig(channels=8, features=6)], ids=["cells of voxels", "voxels"])
+def test_labels_read_from_cells_are_those_read_from_p(encoder):
+    model = network(encoder=encoder, head=HeadConfig(hidden=0))
+    parts = VolumePart(model).eval(), CellPart(model).eval()
+    readers = RowLabels(model, parts[0]), CellLabels(model, parts[1])
+    for seed in range(3):
+        torch.manual_seed(seed)
+        volume = 3 * torch.randn(8, 8, 8, 8)
+        with torch.inference_mode():
+            left = [[t.numpy() for t in part(volume)] for part in parts]
+            quarters = 1 / (1 + np.exp(-np.quantile(left[0][0], (0.25, 0.5, 0.75))))
+            for tau in (0.0, *quarters.tolist(), 1.0):
+                (expected, sure), (labels, confidence) = (r(*a, tau) for r, a in zip(readers, left, strict=True))
+                # A voxel on the threshold or between two classes may fall either way.
+                assert (labels == expected).mean() > 0.998
+                same = labels == expected
+                np.testing.assert_allclose(confidence[same], sure[same], atol=1e-5)
+                assert {0.0: (labels != 17).all(), 1.0: (labels == 17).all()}.get(tau, 0 < (labels == 17).mean() < 1)
+
+
+def test_a_cell_without_a_number_is_free():
+    model = network(encoder=CELLS, head=HeadConfig(hidden=0))
+    part = CellPart(model).eval()
+    with torch.inference_mode():
+        opacity, rows = (t.numpy().copy() for t in part(torch.randn(8, 8, 8, 8)))
+    opacity[3], rows[3] = np.nan, np.nan
+    labels, confidence = CellLabels(model, part)(opacity, rows, 0.0)
+    assert np.isfinite(confidence).all() and (labels == 17).sum() == opacity.shape[1]
+
+
+def test_only_one_layer_behind_cells_can_skip_p():
+    assert CellPart.serves(network(encoder=CELLS, head=HeadConfig(hidden=0)))
+    assert not CellPart.serves(network(encoder=CELLS))
+    assert not CellPart.serves(network(encoder=EncoderConfig("resnet3d", 4, 6), head=HeadConfig(hidden=0)))
+    assert not CellPart.serves(network(head=HeadConfig(kind="nerf")))
 
 
 def test_graphs_are_made_once_and_read_afterwards(own_cache, monkeypatch):

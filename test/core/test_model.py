@@ -165,8 +165,18 @@ def test_table_3_switches_of_the_head():
     assert torch.allclose(turned.quats, torch.tensor([1.0, 0, 0, 0]).expand(4, 4))
 
 
-def test_eq_7_and_its_short_cut_agree():
-    model = GSRender(small_model()).eval()
+def test_a_head_of_one_layer_is_linear():
+    head = GaussianHead(HeadConfig(hidden=0), 6, 17)
+    torch.nn.init.normal_(head.output.weight)
+    a, b = torch.randn(2, 50, 6)
+    logits = [head(x, torch.zeros(50, 3)).logits for x in (a, b, a + b, torch.zeros(50, 6))]
+    torch.testing.assert_close(logits[0] + logits[1], logits[2] + logits[3], atol=1e-5, rtol=1e-5)
+    assert head.linear and not GaussianHead(HeadConfig(), 6, 17).linear
+
+
+@pytest.mark.parametrize("hidden", [16, 0])
+def test_eq_7_and_its_short_cut_agree(hidden):
+    model = GSRender(small_model(head=HeadConfig(hidden=hidden))).eval()
     P = torch.randn(6, *GRID.shape)
     with torch.no_grad():
         torch.nn.init.normal_(model.head.output.weight)
