@@ -17,7 +17,7 @@ from gsrender_core.geometry import transform
 from gsrender_ros import bag_messages as messages
 from gsrender_ros.bag_frames import BagFrames
 from gsrender_ros.bag_index import bag_index
-from gsrender_ros.bench_inputs import CAMERAS, SIZE, TARGET, street_like_jpeg
+from gsrender_ros.bench_inputs import CAMERAS, SIZE, packaged_size, street_like_jpeg
 from gsrender_ros.image_conversions import decode_image
 
 START_NS, SECOND_NS = 1_532_402_927_000_000_000, 1_000_000_000
@@ -95,8 +95,8 @@ def bench_bags(quick: bool = False) -> dict:
         size = sum(file.stat().st_size for file in path.glob("*.mcap"))
         config = {"held_out_share": 0.0, "lidar_topics": ("/lidar_top",)}
         bag_index(path)
-        every = BagFrames([path], TARGET, BagConfig(keyframe_interval_s=0.9 / CAMERA_HZ, **config))
-        keyframes = BagFrames([path], TARGET, BagConfig(keyframe_interval_s=KEYFRAME_S, **config))
+        every = BagFrames([path], packaged_size(), BagConfig(keyframe_interval_s=0.9 / CAMERA_HZ, **config))
+        keyframes = BagFrames([path], packaged_size(), BagConfig(keyframe_interval_s=KEYFRAME_S, **config))
         ways = {
             "index": lambda: _index_anew(path),
             "frames": lambda: _read(every, every.frame),

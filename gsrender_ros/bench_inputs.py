@@ -1,4 +1,4 @@
-"""From image messages to a ``Frame``: six 1600x900 jpegs to the network's size, by the short way and the long one."""
+"""From image messages to a ``Frame``: six 1600x900 jpegs to the packaged network's size, the short way and the long."""
 
 import array
 import time
@@ -9,6 +9,7 @@ import simplejpeg
 from rclpy.duration import Duration
 from sensor_msgs.msg import CompressedImage
 
+from gsrender_core.checkpoint import default_checkpoint, read_header
 from gsrender_ros.frame_assembly import FrameAssembler, ImageSet
 from gsrender_ros.image_conversions import Intrinsics
 from gsrender_ros.image_fitting import AreaFit, CameraFit
@@ -16,9 +17,15 @@ from gsrender_ros.lens import Distortion
 from gsrender_ros.standins import Buffer
 from gsrender_ros.tf_lookup import TransformLookup, message_from_matrix
 
-CAMERAS, SIZE, TARGET = 6, (1600, 900), (704, 256)
+CAMERAS, SIZE = 6, (1600, 900)
 STAMP_NS = 1_532_402_927_612_460_000
 LENS = Distortion("plumb_bob", (-0.2, 0.05, 0.0, 0.0, 0.0))
+
+
+def packaged_size() -> tuple[int, int]:
+    """Width and height of the packaged network's images."""
+    width, height = read_header(default_checkpoint())["model"]["image_size"]
+    return width, height
 
 
 def street_like_jpeg(seed: int, size: tuple[int, int] = SIZE) -> CompressedImage:
@@ -39,12 +46,13 @@ def street_like_jpeg(seed: int, size: tuple[int, int] = SIZE) -> CompressedImage
 def bench_inputs(quick: bool = False) -> dict:
     """Median milliseconds from the last image's arrival to the ``Frame``, transforms looked up as well.
 
-    Keys: bytes (of one jpeg), ahead_ms (the other five were decoded as they came: the network was idle), ahead_least_ms
+    Keys: target (size of the network's images), bytes (of one jpeg), ahead_ms (the other five were decoded as they
+    came: the network was idle), ahead_least_ms
     (the least of the repetitions, what other work on the machine did not touch), at_once_ms
     (none was: it was busy), distorted_ms (ahead, lens distortion taken out), slow_ms (full decode and area averages on
     the same threads: the readable reference), ratio (slow to at once), grey_levels (mean difference of the two).
     """
-    repeats = 7 if quick else 31
+    repeats, target = 7 if quick else 31, packaged_size()
     messages = [street_like_jpeg(seed) for seed in range(CAMERAS)]
     K = np.array([[1266.0, 0, 816], [0, 1266, 491], [0, 0, 1]])
     plain = [Intrinsics(K, SIZE, f"cam_{index}") for index in range(CAMERAS)]
@@ -52,7 +60,7 @@ def bench_inputs(quick: bool = False) -> dict:
     lookup, rig = _moving_rig()
     names = tuple(f"CAM_{index}" for index in range(CAMERAS))
     image_set = ImageSet(tuple(messages), tuple(ns for _, ns in rig), tuple(f for f, _ in rig), names, STAMP_NS)
-    assemble, slow_fit = FrameAssembler(TARGET), AreaFit(plain[0], TARGET)
+    assemble, slow_fit = FrameAssembler(target), AreaFit(plain[0], target)
 
     def frame(cameras, ahead: int) -> float:
         for index in range(ahead):
@@ -88,8 +96,9 @@ def bench_inputs(quick: bool = False) -> dict:
     finally:
         assemble.close()
     result = {name: float(np.median(values) * 1e3) for name, values in durations.items()}
-    fast, slow = CameraFit(plain[0], TARGET)(messages[0]), slow_fit(messages[0])
+    fast, slow = CameraFit(plain[0], target)(messages[0]), slow_fit(messages[0])
     return {
+        "target": f"{target[0]}x{target[1]}",
         "bytes": len(messages[0].data),
         **result,
         "ahead_least_ms": min(durations["ahead_ms"]) * 1e3,
