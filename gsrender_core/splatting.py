@@ -131,8 +131,7 @@ def _opacity_statistics(opacity: torch.Tensor, rasterised: Gaussians) -> dict[st
         return {}
     some = opacity[:: len(opacity) // QUANTILES_OF | 1]  # odd: else all would have the same height
     log = {
-        f"opacity_{percent}": some.kthvalue(max(1, round(percent / 100 * len(some)))).values
-        for percent in (10, 50, 90)
+        f"opacity_{percent}": some.kthvalue(max(1, round(percent / 100 * len(some)))).values for percent in (10, 50, 90)
     }
     log["opacity_over_half"] = (opacity > 0.5).float().mean()
     log["rendered_share"] = torch.tensor(len(rasterised) / len(opacity))

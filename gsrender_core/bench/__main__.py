@@ -68,9 +68,7 @@ TARGETS = (
     Target("runtimes", None, "prediction_ms", 200.0, False, "prediction (5 Hz without the rest of the node), ms"),
     Target("runtimes", None, "ratio", 2.0, True, "compiled runtime, times as fast as eager torch"),
     Target("runtimes", None, "peak_memory_mb", 1500.0, False, "memory of inference, eager and compiled together, MB"),
-    Target(
-        "networks", "ResNet-50 256x704, graph", "ms", 2.0, False, "ResNet-50 256x704, images to labels, GPU, ms"
-    ),
+    Target("networks", "ResNet-50 256x704, graph", "ms", 2.0, False, "ResNet-50 256x704, images to labels, GPU, ms"),
     Target("networks", "Swin-B 512x1408, one frame, graph", "ms", 15.0, False, "Swin-B 512x1408, the same, ms"),
     Target("scaling", RENDER_BY_GAUSSIANS, "exponent", 1.0, False, "renderer's growth with Gaussians, exponent"),
     Target("scaling", RENDER_BY_PIXELS, "exponent", 1.0, False, "renderer's growth with pixels, exponent"),

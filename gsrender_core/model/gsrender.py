@@ -22,7 +22,12 @@ from gsrender_core.readout import anchored, audible, splat_evidence, together
 
 __all__ = ["CameraInput", "GSRender"]
 
-_ROWS = 1 << 14  # voxels a chunk of the head at inference
+_ROWS = 1 << 14  # voxels a chunk of the head at inference on a CPU, whose cache holds one
+
+
+def _chunk(rows: torch.Tensor) -> int:
+    """Rows that the head takes at a time: on a GPU all, for there every chunk waits for launches."""
+    return _ROWS if rows.device.type == "cpu" else len(rows)
 
 
 def _depth_net(view: ViewConfig, bins: int) -> nn.Module:
@@ -209,10 +214,10 @@ class GSRender(nn.Module):
     def opacity_and_logits(self, P: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Opacity before the sigmoid [X, Y, Z] and logits [X, Y, Z, K] of one frame's P: what Eq. 7 reads.
 
-        In chunks that stay in the processor's cache.
+        In chunks, see ``_chunk``.
         """
         rows = P.permute(1, 2, 3, 0).reshape(-1, P.shape[0])
-        parts = [self.head.opacity_and_logits(chunk) for chunk in rows.split(_ROWS)]
+        parts = [self.head.opacity_and_logits(chunk) for chunk in rows.split(_chunk(rows))]
         opacity, logits = (torch.cat(values) for values in zip(*parts, strict=True))
         return opacity.view(self.config.grid.shape), logits.view(*self.config.grid.shape, -1)
 
@@ -235,7 +240,7 @@ class GSRender(nn.Module):
             opacity, logits = self.opacity_and_logits(P)
             seen = Gaussians(self.centers, self.centers, torch.sigmoid(opacity).view(-1), logits.flatten(0, 2))
         else:
-            chunks = zip(rows.split(_ROWS), self.centers.split(_ROWS), strict=True)
+            chunks = zip(rows.split(_chunk(rows)), self.centers.split(_chunk(rows)), strict=True)
             seen = [self.head(features, centers) for features, centers in chunks]
             if readout == "splat":  # most are too faint to matter: dropped before they are put together
                 return splat_evidence(together([audible(g) for g in seen]), self.config.grid, lowest_tau)
@@ -254,8 +259,9 @@ class GSRender(nn.Module):
         rows = P.permute(1, 2, 3, 0).reshape(-1, P.shape[0])
         labels = torch.full((len(rows),), free, dtype=torch.uint8, device=P.device)
         confidence = torch.zeros(len(rows), device=P.device)
-        for start in range(0, len(rows), _ROWS):
-            index, opacity, logits = self.head.occupied(rows[start : start + _ROWS], tau)
+        step = _chunk(rows)
+        for start in range(0, len(rows), step):
+            index, opacity, logits = self.head.occupied(rows[start : start + step], tau)
             index = index + start
             centers = self.centers[index]
             label, sure = Gaussians(centers, centers, opacity, logits).to_occupancy(tau, free)
