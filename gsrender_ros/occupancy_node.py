@@ -212,6 +212,8 @@ class OccupancyNode(Node):
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 1 when it cannot start."""
     logging.basicConfig(level=logging.WARNING, format="[%(levelname)s] %(name)s: %(message)s")
+    # That eager torch serves in place of a runtime is said by ``PredictorHost``, to /rosout as well.
+    logging.getLogger("gsrender_core.engine").addFilter(lambda record: False)
     prepare_environment()
     try:
         start_rclpy(args)
