@@ -1,10 +1,11 @@
-"""The sum of ``LiftSplat`` on a CPU, without gradients: no list of kept points, no copy of features per point."""
+"""The sum of ``LiftSplat`` on a CPU: no list of kept points, no copy of features per point, also in the gradient."""
 
 import math
 
 import numba
 import numpy as np
 import torch
+from torch.autograd.function import once_differentiable
 
 from gsrender_core.numba_threads import numba_threads
 
@@ -24,16 +25,34 @@ def splat_points(
         shape: (X, Y, Z).
 
     Returns:
-        float32 [X * Y * Z, F]; points outside the grid are left out.
+        float32 [X * Y * Z, F]; points outside the grid are left out. Differentiable once in ``context`` and ``depth``.
     """
-    rows = np.ascontiguousarray(context.permute(0, 2, 3, 1).flatten(1, 2).numpy())
-    weights = np.ascontiguousarray(depth.flatten(2).numpy())
-    volume = np.empty((math.prod(shape), rows.shape[-1]), np.float32)
-    splat_rows(points, rows, weights, (low, size, shape), volume)
-    return torch.from_numpy(volume)
+    return _Splat.apply(context, depth, points.detach(), low, size, shape)
 
 
-def splat_rows(points: torch.Tensor, rows: np.ndarray, weights: np.ndarray, lattice, volume: np.ndarray) -> None:
+class _Splat(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, context, depth, points, low, size, shape):
+        rows = np.ascontiguousarray(context.detach().permute(0, 2, 3, 1).flatten(1, 2).numpy())
+        weights = np.ascontiguousarray(depth.detach().flatten(2).numpy())
+        volume = np.empty((math.prod(shape), rows.shape[-1]), np.float32)
+        voxel = splat_rows(points, rows, weights, (low, size, shape), volume)
+        ctx.kept, ctx.context_shape, ctx.depth_shape = (voxel, rows, weights), context.shape, depth.shape
+        return torch.from_numpy(volume)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        voxel, rows, weights = ctx.kept
+        grad_rows, grad_weights = np.empty_like(rows), np.empty_like(weights)
+        with numba_threads():
+            _gradients(voxel, rows, weights, np.ascontiguousarray(grad.numpy()), grad_rows, grad_weights)
+        h, w = ctx.context_shape[2:]
+        grad_context = torch.from_numpy(grad_rows).unflatten(1, (h, w)).permute(0, 3, 1, 2)
+        return grad_context, torch.from_numpy(grad_weights).view(ctx.depth_shape), None, None, None, None
+
+
+def splat_rows(points: torch.Tensor, rows: np.ndarray, weights: np.ndarray, lattice, volume: np.ndarray) -> np.ndarray:
     """``splat_points`` on arrays as the kernels read them, into memory that the caller keeps.
 
     Args:
@@ -42,12 +61,16 @@ def splat_rows(points: torch.Tensor, rows: np.ndarray, weights: np.ndarray, latt
         weights: float32 [C, D, h * w], contiguous.
         lattice: lower corner and voxel size (float32 [3] tensors, m) and shape (X, Y, Z).
         volume: float32 [X * Y * Z, F]; overwritten.
+
+    Returns:
+        Flat voxel index of every point, int32 [C, D, h * w], -1 outside.
     """
     low, size, (X, Y, Z) = lattice
     flat_points = np.ascontiguousarray(points.flatten(2, 3).numpy())
     with numba_threads() as threads:
         voxel = _voxels(flat_points, low.numpy(), size.numpy(), X, Y, Z)
         _add(voxel, rows, weights, threads, volume)
+    return voxel
 
 
 @numba.njit(cache=True, parallel=True)
@@ -81,3 +104,22 @@ def _add(voxel, rows, weights, threads, volume):
                         weight = weights[c, d, n]
                         for f in range(rows.shape[2]):
                             volume[v, f] += rows[c, n, f] * weight
+
+
+# Sums of products in any order: in vector registers.
+@numba.njit(cache=True, parallel=True, fastmath={"reassoc", "contract"})
+def _gradients(voxel, rows, weights, grad, grad_rows, grad_weights):
+    """Every feature cell by itself: no two threads add to the same number."""
+    C, D, N = voxel.shape
+    for cell in numba.prange(C * N):
+        c, n = cell // N, cell % N
+        for f in range(rows.shape[2]):
+            grad_rows[c, n, f] = 0
+        for d in range(D):
+            v = voxel[c, d, n]
+            weight, product = weights[c, d, n], np.float32(0)
+            if v >= 0:
+                for f in range(rows.shape[2]):
+                    product += rows[c, n, f] * grad[v, f]
+                    grad_rows[c, n, f] += weight * grad[v, f]
+            grad_weights[c, d, n] = product

@@ -66,10 +66,9 @@ class LiftSplat(nn.Module):
 
     @staticmethod
     def _numba_can(context: torch.Tensor, depth: torch.Tensor) -> bool:
-        """Whether the kernel without gradients serves: float32 on a CPU, nothing to differentiate or to trace."""
+        """Whether the kernel serves: float32 on a CPU, nothing to trace."""
         plain = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in (context, depth))
-        gradient = context.requires_grad or depth.requires_grad
-        return plain and not gradient and not torch.jit.is_tracing() and not torch.compiler.is_compiling()
+        return plain and not torch.jit.is_tracing() and not torch.compiler.is_compiling()
 
 
 def splat_points_torch(

@@ -28,3 +28,21 @@ def test_kernel_equals_torch_on_random_points(seed):
     assert (expected != 0).any(-1).sum() > 50
     # At most 630 summands below 6 each in float32: far below 1e-4, while a wrong voxel is off by about 0.1.
     assert (splat_points(points, context, depth, low, size, shape) - expected).abs().max() < 1e-4
+
+
+def test_gradients_equal_those_of_torch():
+    for seed in range(3):
+        rng = torch.Generator().manual_seed(seed)
+        C, D, F, h, w, shape = 2, 5, 7, 3, 4, (4, 5, 3)
+        points = torch.rand(C, D, h, w, 3, generator=rng) * 8 - 1  # a part lies outside
+        leaves = [torch.randn(C, n, h, w, generator=rng).requires_grad_() for n in (F, D)]
+        low, size = torch.zeros(3), torch.tensor([1.5, 1.2, 2.0])
+        weight = torch.randn(4 * 5 * 3, F, generator=rng)
+        found = []
+        for splat, (context, depth) in ((splat_points, leaves), (splat_points_torch, [x.double() for x in leaves])):
+            volume = splat(points, context, depth, low, size, shape)
+            found.append(torch.autograd.grad((volume * weight).sum(), leaves))
+            assert (volume != 0).any() and volume.requires_grad
+        for got, expected in zip(*found, strict=True):
+            torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+            assert (got != 0).any()
