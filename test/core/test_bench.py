@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from small import SmallData, small_model
 
 from gsrender_core.bench import heads
 from gsrender_core.bench.__main__ import PARTS, TARGETS, Target, machine, run_part, table
+from gsrender_core.bench.networks import NETWORKS, bench_networks
 from gsrender_core.bench.render import CASES
 from gsrender_core.bench.runtimes import stage_gflop
 from gsrender_core.bench.scaling import RENDER_BY_GAUSSIANS, RENDER_BY_PIXELS
-from gsrender_core.config import HeadConfig
+from gsrender_core.config import HeadConfig, load_train_config
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.voxel_grid import VoxelGrid
 
@@ -37,6 +39,7 @@ def test_targets_name_what_the_parts_measure():
         "scaling": {
             "rows": [{"case": case, "exponent": 0.8} for case in (RENDER_BY_GAUSSIANS, RENDER_BY_PIXELS)],
         },
+        "networks": {"rows": [{"case": f"{name}, graph", "ms": 1.5} for name in NETWORKS]},
         "world": {"rows": [{"case": "keyframe", "ms": 400.0}]},
         "markers": {"ratio": 25.0},
         "outputs": {"total_ms": 8.0},
@@ -100,3 +103,16 @@ def test_operations_are_those_of_the_layers():
     more = 2 * voxels * (6 * 8 + 8)  # per voxel: 6 features to 8 more hidden units, these to one opacity
     assert counts[1]["encode"] - counts[0]["encode"] == pytest.approx(more / 1e9, rel=1e-6)
     assert counts[0]["see"] == counts[1]["see"] > 0
+
+
+def test_networks_of_gpu_size_are_refused_on_a_cpu():
+    with pytest.raises(RuntimeError, match="no CUDA device"):
+        bench_networks(device="cpu")
+
+
+def test_networks_of_gpu_size_are_those_of_the_configurations():
+    configs = Path(__file__).parents[2] / "config"
+    for name, file in (("ResNet-50 256x704", "realtime_resnet50"), ("Swin-B 512x1408, the paper's", "paper_swin_base")):
+        shipped = load_train_config(configs / f"{file}.yaml").model
+        random_weights = dataclasses.replace(shipped.backbone, pretrained=False)
+        assert NETWORKS[name] == dataclasses.replace(shipped, backbone=random_weights)
