@@ -12,7 +12,7 @@ from gsrender_core.checkpoint import default_checkpoint
 from gsrender_core.data.frame import Frame
 from gsrender_core.engine.agreement import check_agreement, surround_frame
 from gsrender_core.model.gsrender import CameraInput, GSRender
-from gsrender_core.model.parts import CellPart, ImagePart, VolumePart
+from gsrender_core.model.parts import ImagePart, after_the_lift
 from gsrender_core.predictor import Predictor
 
 EAGER_STAGES = ("backbone", "lift", "encoder", "head")
@@ -153,10 +153,9 @@ def stage_gflop(model: GSRender, frame: Frame) -> dict[str, float]:
     """Multiplications and additions of the products and convolutions in the stages ``see`` and ``encode``, in 1e9."""
     images, Ks, T = (torch.from_numpy(np.asarray(a)) for a in (frame.images, frame.Ks, frame.T_ego_cam))
     volume = torch.zeros(*model.view.shape, model.config.view.channels)
-    part = CellPart if CellPart.serves(model) else VolumePart
     calls = {
         "see": lambda: ImagePart(model)(images, Ks.float(), T.float()),
-        "encode": lambda: part(model)(volume),
+        "encode": lambda: after_the_lift(model)(volume),
     }
     counted = {}
     for stage, call in calls.items():

@@ -16,20 +16,18 @@ class RowLabels:
     """Labels from P: what ``VolumePart`` leaves."""
 
     def __init__(self, model: GSRender, part: VolumePart):
-        self._model, self._row_of_voxel = model, part.row_of_voxel
+        self._model, self._part = model, part
 
     def __call__(self, opacity: np.ndarray, rows: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
         """Labels uint8 and confidence float32, both [X, Y, Z]."""
-        model, shape = self._model, self._model.config.grid.shape
-        probability = torch.sigmoid(torch.from_numpy(opacity).flatten())
+        probability, free = torch.sigmoid(torch.from_numpy(opacity)), self._model.config.num_classes
         index = torch.nonzero(probability >= tau).squeeze(1)
-        features = torch.from_numpy(rows).index_select(0, self._row_of_voxel[index])
-        _, logits = model.head.opacity_and_logits(features)
-        centers, free = model.centers[index], model.config.num_classes
-        label, sure = Gaussians(centers, centers, probability[index], logits).to_occupancy(tau, free)
+        logits = self._part.logits(torch.from_numpy(rows).index_select(0, index))
+        nowhere = torch.empty(len(index), 3)  # labels do not depend on places
+        label, sure = Gaussians(nowhere, nowhere, probability[index], logits).to_occupancy(tau, free)
         labels, confidence = np.full(len(probability), free, np.uint8), np.zeros(len(probability), np.float32)
         labels[index.numpy()], confidence[index.numpy()] = label.numpy(), sure.numpy()
-        return labels.reshape(shape), confidence.reshape(shape)
+        return self._part.by_voxel(labels), self._part.by_voxel(confidence)
 
 
 class CellLabels:
@@ -37,8 +35,7 @@ class CellLabels:
 
     def __init__(self, model: GSRender, part: CellPart):
         self._shape, self._free = model.config.grid.shape, model.config.num_classes
-        self._weights = [part.class_weight.numpy(), part.class_bias.numpy()]
-        self._upsample = part.encoder.upsample if part.encoder.subpixel else 1
+        self._weights, self._upsample = [part.class_weight.numpy(), part.class_bias.numpy()], part.cell_shape[2]
 
     def __call__(self, opacity: np.ndarray, rows: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
         """Labels uint8 and confidence float32, both [X, Y, Z]."""

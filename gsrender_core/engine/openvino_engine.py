@@ -16,7 +16,7 @@ from gsrender_core.engine.graph_cache import cached_graphs, graph_key
 from gsrender_core.engine.labelling import CellLabels, RowLabels
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.model.lift_numba import splat_rows
-from gsrender_core.model.parts import CellPart, ImagePart, VolumePart
+from gsrender_core.model.parts import CellPart, ImagePart, after_the_lift
 from gsrender_core.model.view_transformer import ego_from_pixel
 
 _HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -39,12 +39,8 @@ class OpenVinoEngine:
         self._model, self._view = model, model.view
         width, height = model.config.image_size
         self._cells = (-(-height // self._view.stride), -(-width // self._view.stride))
-        if CellPart.serves(model):
-            volume_part = CellPart(model).eval()
-            self._labels = CellLabels(model, volume_part)
-        else:
-            volume_part = VolumePart(model).eval()
-            self._labels = RowLabels(model, volume_part)
+        volume_part = after_the_lift(model)
+        self._labels = (CellLabels if isinstance(volume_part, CellPart) else RowLabels)(model, volume_part)
         X, Y, Z = self._view.shape
         self._volume = np.empty((X * Y * Z, model.config.view.channels), np.float32)
         examples = {

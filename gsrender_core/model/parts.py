@@ -42,50 +42,59 @@ class ImagePart(nn.Module):
         return torch.softmax(logits.float(), dim=1).flatten(2), context.float().flatten(2).transpose(1, 2)
 
 
-class VolumePart(nn.Module):
-    """Lifted volume [X', Y', Z, F'] -> opacity before the sigmoid [X, Y, Z], and P as rows in the encoder's own order.
-
-    ``row_of_voxel`` int64 [X * Y * Z] says which row is which voxel's.
-    """
+class _Cells(nn.Module):
+    """What the parts after the lift share: voxels come in the encoder's order, by cells of u x u of them."""
 
     def __init__(self, model: GSRender):
         super().__init__()
-        self.encoder, self.head = model.encoder, model.head
+        self.encoder, self.classes = model.encoder, model.config.num_classes
         X, Y, Z = model.config.grid.shape
         bev = isinstance(self.encoder, BevEncoder)
         u = self.encoder.upsample if bev and self.encoder.subpixel else 1
-        order = torch.arange(X * Y * Z).view(X // u, Y // u, u, u, Z)
-        self.register_buffer("row_of_voxel", self._by_voxel(order).reshape(-1), persistent=False)
+        self.cell_shape = (X // u, Y // u, u, u, Z)
+
+    def by_voxel(self, values):
+        """Values of all voxels in the encoder's order (a tensor or array of any shape) as [X, Y, Z]."""
+        X, Y, u, _, Z = self.cell_shape
+        cells = values.reshape(self.cell_shape)
+        cells = cells.permute(0, 2, 1, 3, 4) if isinstance(cells, torch.Tensor) else cells.transpose(0, 2, 1, 3, 4)
+        return cells.reshape(X * u, Y * u, Z)
+
+
+class VolumePart(_Cells):
+    """Lifted volume [X', Y', Z, F'] -> opacity before the sigmoid [N] and P as rows [N, F], in the encoder's order."""
+
+    def __init__(self, model: GSRender):
+        super().__init__(model)
+        self.head = model.head
 
     def forward(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         lifted = volume[None].permute(0, 4, 1, 2, 3)
         if isinstance(self.encoder, BevEncoder):
             cells = self.encoder.cells(lifted)[0]
         else:
-            cells = self.encoder(lifted)[0].permute(1, 2, 3, 0)[:, :, None, None]
+            cells = self.encoder(lifted)[0].permute(1, 2, 3, 0)
         rows = cells.float().reshape(-1, cells.shape[-1])
         with torch.autocast(rows.device.type, enabled=False):  # the head is float32 in every precision
-            opacity = self.head.opacity(rows)
-        return self._by_voxel(opacity.view(cells.shape[:-1])), rows
+            return self.head.opacity(rows), rows
 
-    @staticmethod
-    def _by_voxel(cells: torch.Tensor) -> torch.Tensor:
-        """[X / u, Y / u, u, u, Z] -> [X, Y, Z]."""
-        return cells.permute(0, 2, 1, 3, 4).flatten(2, 3).flatten(0, 1)
+    def logits(self, rows: torch.Tensor) -> torch.Tensor:
+        """Class logits [N, K] of such rows."""
+        return self.head.opacity_and_logits(rows)[1]
 
 
-class CellPart(nn.Module):
+class CellPart(_Cells):
     """``VolumePart`` where opacity is linear in what the encoder knows of a cell: P is never made.
 
-    Lifted volume [X', Y', Z, F'] -> opacity before the sigmoid [cells, S] and the cells' features [cells, C], cells in
-    the order of (x, y) and the S voxels of each in that of (u, u, Z). Class logits are as linear: ``class_weight``
-    [S, K, C] and ``class_bias`` [S, K], wanted where a voxel is occupied only.
+    Lifted volume [X', Y', Z, F'] -> opacity before the sigmoid [cells, S] and the cells' features [cells, C], a cell
+    having S = u * u * Z voxels. Class logits are as linear: ``class_weight`` [S, K, C] and ``class_bias`` [S, K], wanted
+    where a voxel is occupied only.
     """
 
     def __init__(self, model: GSRender):
-        super().__init__()
-        self.encoder, output, classes = model.encoder, model.head.output, model.config.num_classes
-        conv, features = self.encoder.to_height, model.config.encoder.features
+        super().__init__(model)
+        output, classes, features = model.head.output, self.classes, model.config.encoder.features
+        conv = self.encoder.to_height
         weight = conv.weight.flatten(1).unflatten(0, (-1, features))  # of P [S, F, C]
         bias = conv.bias.view(-1, features)
         with torch.no_grad():
@@ -106,13 +115,23 @@ class CellPart(nn.Module):
         with torch.autocast(rows.device.type, enabled=False):
             return F.linear(rows, self.opacity_weight, self.opacity_bias), rows
 
+    def logits(self, rows: torch.Tensor) -> torch.Tensor:
+        """Class logits [N, K] of all voxels of such cells."""
+        every = F.linear(rows, self.class_weight.flatten(0, 1), self.class_bias.flatten())
+        return every.view(-1, self.class_bias.shape[1])
+
+
+def after_the_lift(model: GSRender) -> VolumePart | CellPart:
+    """The cheaper of the two that serves a network."""
+    return (CellPart if CellPart.serves(model) else VolumePart)(model).eval()
+
 
 class WholeNetwork(nn.Module):
     """Images of one frame to labels and confidences, without a shape that depends on values (CUDA graphs, ONNX)."""
 
     def __init__(self, model: GSRender):
         super().__init__()
-        self.images, self.view, self.volume = ImagePart(model), model.view, VolumePart(model)
+        self.images, self.view, self.volume = ImagePart(model), model.view, after_the_lift(model)
         self.free = model.config.num_classes
         width, height = model.config.image_size
         self.cells = (-(-height // self.view.stride), -(-width // self.view.stride))
@@ -127,15 +146,14 @@ class WholeNetwork(nn.Module):
             tau: threshold of Eq. 7, float32 [].
         """
         probability, rows = self.images(images, Ks, T_ego_cam)
-        opacity, P = self.volume(self._lift(probability, rows, ego_from_pixel, T_ego_cam[:, :3, 3]))
-        with torch.autocast(P.device.type, enabled=False):
-            _, logits = self.volume.head.opacity_and_logits(P.index_select(0, self.volume.row_of_voxel))
-        opacity = torch.sigmoid(opacity)
-        best, label = torch.softmax(logits, dim=-1).max(dim=-1)
+        opacity, rows = self.volume(self._lift(probability, rows, ego_from_pixel, T_ego_cam[:, :3, 3]))
+        with torch.autocast(rows.device.type, enabled=False):
+            best, label = torch.softmax(self.volume.logits(rows), dim=-1).max(dim=-1)
+        opacity = torch.sigmoid(opacity).flatten()
         occupied = opacity >= tau
-        confidence = torch.where(occupied, opacity * best.view(opacity.shape), torch.zeros_like(opacity))
-        label = torch.where(occupied, label.view(opacity.shape), torch.full_like(label, self.free).view(opacity.shape))
-        return label.to(torch.uint8), confidence
+        confidence = torch.where(occupied, opacity * best, torch.zeros_like(opacity))
+        label = torch.where(occupied, label, torch.full_like(label, self.free)).to(torch.uint8)
+        return self.volume.by_voxel(label), self.volume.by_voxel(confidence)
 
     def _lift(self, probability, rows, ego_from_pixel, origins):
         view, (h, w) = self.view, self.cells
