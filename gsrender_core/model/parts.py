@@ -87,8 +87,8 @@ class CellPart(_Cells):
     """``VolumePart`` where opacity is linear in what the encoder knows of a cell: P is never made.
 
     Lifted volume [X', Y', Z, F'] -> opacity before the sigmoid [cells, S] and the cells' features [cells, C], a cell
-    having S = u * u * Z voxels. Class logits are as linear: ``class_weight`` [S, K, C] and ``class_bias`` [S, K], wanted
-    where a voxel is occupied only.
+    having S = u * u * Z voxels. Class logits are as linear: ``class_weight`` [S, K, C] and ``class_bias`` [S, K], which
+    are wanted where a voxel is occupied only.
     """
 
     def __init__(self, model: GSRender):
