@@ -15,7 +15,7 @@ from gsrender_core.engine.agreement import CAMERAS
 from gsrender_core.engine.graph_cache import cached_graphs, graph_key
 from gsrender_core.engine.labelling import CellLabels, RowLabels
 from gsrender_core.model.gsrender import GSRender
-from gsrender_core.model.lift_numba import splat_rows
+from gsrender_core.model.lift_numba import splat_rows, voxels_of_rays
 from gsrender_core.model.parts import CellPart, ImagePart, after_the_lift
 from gsrender_core.model.view_transformer import ego_from_pixel
 
@@ -96,9 +96,10 @@ class OpenVinoEngine:
 
     def lift(self, Ks: np.ndarray, T_ego_cam: np.ndarray) -> None:
         """Second stage: what was seen, summed into the volume."""
-        pose = torch.from_numpy(T_ego_cam)
-        points = self._view.frustum(*self._cells, ego_from_pixel(torch.from_numpy(Ks), pose), pose[:, :3, 3])
-        splat_rows(points, self._rows, self._weights, (self._view.low, self._view.size, self._view.shape), self._volume)
+        pose, view = torch.from_numpy(T_ego_cam), self._view
+        rays = ego_from_pixel(torch.from_numpy(Ks), pose), pose[:, :3, 3], view.bin_centers_m
+        voxel = voxels_of_rays(*rays, self._cells, view.stride, (view.low, view.size, view.shape))
+        splat_rows(voxel, self._rows, self._weights, self._volume)
 
     def encode(self) -> tuple[np.ndarray, np.ndarray]:
         """Third stage: what the volume's part leaves; valid until the next."""

@@ -63,7 +63,10 @@ class MBConv(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Images [N, 3, H, W] in 0..255 -> maps at strides 4, 8, 16, 32 with 24, 40, 112, 320 channels, those wanted."""
+    """Images [N, 3, H, W] in 0..255 -> maps at strides 4, 8, 16, 32 with 24, 40, 112, 320 channels, those wanted.
+
+    Blocks after the last map wanted do not exist.
+    """
 
     mean, std = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
 
@@ -78,7 +81,7 @@ class EfficientNetLite0(nn.Module):
             for i in range(repeats):
                 blocks.append(MBConv(inputs, outputs, kernel, stride if i == 0 else 1, expansion))
                 inputs = outputs
-        self._blocks = nn.ModuleList(blocks)
+        self._blocks = nn.ModuleList(blocks[: _TAPS[strides[-1]][0] + 1])
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         x = F.relu6(self._bn0(self._conv_stem(images)))

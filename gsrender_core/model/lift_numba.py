@@ -36,7 +36,8 @@ class _Splat(torch.autograd.Function):
         rows = np.ascontiguousarray(context.detach().permute(0, 2, 3, 1).flatten(1, 2).numpy())
         weights = np.ascontiguousarray(depth.detach().flatten(2).numpy())
         volume = np.empty((math.prod(shape), rows.shape[-1]), np.float32)
-        voxel = splat_rows(points, rows, weights, (low, size, shape), volume)
+        voxel = voxels_of_points(points, low, size, shape)
+        splat_rows(voxel, rows, weights, volume)
         ctx.kept, ctx.context_shape, ctx.depth_shape = (voxel, rows, weights), context.shape, depth.shape
         return torch.from_numpy(volume)
 
@@ -52,24 +53,62 @@ class _Splat(torch.autograd.Function):
         return grad_context, torch.from_numpy(grad_weights).view(ctx.depth_shape), None, None, None, None
 
 
-def splat_rows(points: torch.Tensor, rows: np.ndarray, weights: np.ndarray, lattice, volume: np.ndarray) -> np.ndarray:
-    """``splat_points`` on arrays as the kernels read them, into memory that the caller keeps.
+def voxels_of_points(points: torch.Tensor, low: torch.Tensor, size: torch.Tensor, shape) -> np.ndarray:
+    """Flat voxel index int32 [C, D, h * w] of points float32 [C, D, h, w, 3] (m, ego frame), -1 outside the grid."""
+    flat_points = np.ascontiguousarray(points.flatten(2, 3).numpy())
+    with numba_threads():
+        return _voxels(flat_points, low.numpy(), size.numpy(), *shape)
+
+
+def voxels_of_rays(
+    ego_from_pixel: torch.Tensor, origins: torch.Tensor, bins_m: torch.Tensor, cells, stride: int, lattice
+) -> np.ndarray:
+    """``voxels_of_points`` of ``LiftSplat.frustum``, whose points are never stored.
 
     Args:
-        points: float32 [C, D, h, w, 3], m.
+        ego_from_pixel: float32 [C, 3, 3], homogeneous pixels to ego directions.
+        origins: float32 [C, 3], cameras' positions, m.
+        bins_m: float32 [D], centres of the depth bins.
+        cells: (h, w) of the feature map.
+        stride: pixels a cell.
+        lattice: the grid's lower corner and voxel size (float32 [3], m) and its shape (X, Y, Z).
+    """
+    low, size, shape = lattice
+    arrays = (np.ascontiguousarray(t.numpy()) for t in (ego_from_pixel, origins, bins_m, low, size))
+    with numba_threads():
+        return _ray_voxels(*arrays, *cells, np.float32(stride), *shape)
+
+
+def splat_rows(voxel: np.ndarray, rows: np.ndarray, weights: np.ndarray, volume: np.ndarray) -> None:
+    """``splat_points`` on arrays as the kernel reads them, into memory that the caller keeps.
+
+    Args:
+        voxel: int32 [C, D, h * w], as ``voxels_of_points``.
         rows: float32 [C, h * w, F], contiguous.
         weights: float32 [C, D, h * w], contiguous.
-        lattice: lower corner and voxel size (float32 [3] tensors, m) and shape (X, Y, Z).
         volume: float32 [X * Y * Z, F]; overwritten.
-
-    Returns:
-        Flat voxel index of every point, int32 [C, D, h * w], -1 outside.
     """
-    low, size, (X, Y, Z) = lattice
-    flat_points = np.ascontiguousarray(points.flatten(2, 3).numpy())
     with numba_threads() as threads:
-        voxel = _voxels(flat_points, low.numpy(), size.numpy(), X, Y, Z)
         _add(voxel, rows, weights, threads, volume)
+
+
+@numba.njit(cache=True, parallel=True)
+def _ray_voxels(ego_from_pixel, origins, bins_m, low, size, h, w, stride, X, Y, Z):
+    C, D = len(ego_from_pixel), len(bins_m)
+    voxel = np.empty((C, D, h * w), np.int32)
+    half = np.float32(0.5)
+    for plane in numba.prange(C * D):
+        c, d = plane // D, plane % D
+        R, o, depth = ego_from_pixel[c], origins[c], bins_m[d]
+        for row in range(h):
+            v = (np.float32(row) + half) * stride
+            for column in range(w):
+                u = (np.float32(column) + half) * stride
+                x = math.floor(((R[0, 0] * u + R[0, 1] * v + R[0, 2]) * depth + o[0] - low[0]) / size[0])
+                y = math.floor(((R[1, 0] * u + R[1, 1] * v + R[1, 2]) * depth + o[1] - low[1]) / size[1])
+                z = math.floor(((R[2, 0] * u + R[2, 1] * v + R[2, 2]) * depth + o[2] - low[2]) / size[2])
+                inside = 0 <= x < X and 0 <= y < Y and 0 <= z < Z
+                voxel[c, d, row * w + column] = (x * Y + y) * Z + z if inside else -1
     return voxel
 
 

@@ -1,10 +1,13 @@
 """The lifting kernel against ``splat_points_torch``, and by hand."""
 
+import numpy as np
 import pytest
 import torch
+from small import camera_pose
 
-from gsrender_core.model.lift_numba import splat_points
-from gsrender_core.model.view_transformer import splat_points_torch
+from gsrender_core.model.lift_numba import splat_points, voxels_of_points, voxels_of_rays
+from gsrender_core.model.view_transformer import LiftSplat, ego_from_pixel, splat_points_torch
+from gsrender_core.voxel_grid import VoxelGrid
 
 
 def test_two_points_of_one_voxel_add_up_and_points_outside_are_left_out():
@@ -46,3 +49,25 @@ def test_gradients_equal_those_of_torch():
         for got, expected in zip(*found, strict=True):
             torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
             assert (got != 0).any()
+
+
+def test_voxels_of_rays_are_those_of_the_frustum():
+    differing = 0
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        view = LiftSplat(VoxelGrid((-8.0, -8.0, -1.0), 0.4, (40, 40, 16)), 2, 8, torch.linspace(0.5, 12, 24))
+        Ks = torch.tensor(np.stack([[[f, 0, 47.5], [0, f, 30], [0, 0, 1]] for f in rng.uniform(40, 90, 3)])).float()
+        poses = np.stack([camera_pose(*rng.uniform((-3, -1, 0), (3, 1, 1))) for _ in range(3)])
+        T = torch.from_numpy(poses).float()
+        points = view.frustum_ego(5, 7, Ks, T)
+        expected = voxels_of_points(points, view.low, view.size, view.shape)
+        lattice = (view.low, view.size, view.shape)
+        rays = (ego_from_pixel(Ks, T), T[:, :3, 3], view.bin_centers_m)
+        voxel = voxels_of_rays(*rays, (5, 7), view.stride, lattice)
+        assert voxel.shape == expected.shape == (3, 24, 35) and 0.2 < (expected >= 0).mean() < 1
+        # Rounded in another order: a point on a border may fall either way, no other.
+        other = voxel != expected
+        places = (points.flatten(2, 3).numpy()[other] - view.low.numpy()) / view.size.numpy()
+        assert (np.abs(places - places.round()).min(axis=-1) < 1e-4).all()
+        differing += other.sum()
+    assert differing < 10
