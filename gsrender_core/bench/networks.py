@@ -122,6 +122,7 @@ def _timed(call, repetitions: int) -> dict:
     for _ in range(3):
         call()
     torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
     times, start = [], time.perf_counter()
     for _ in range(repetitions):
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]

@@ -40,6 +40,10 @@ def test_nested_overrides_keep_every_other_default():
         ({"prune_keep": -0.1}, "prune_keep -0.1: must lie in 0 .. 1"),
         ({"adjacent_per_step": -1}, "adjacent_per_step -1.* must be 0 or more"),
         ({"voxels": -1}, "voxels -1: must be 0 or more"),
+        ({"model": {"head": {"hidden": -1}}}, "head.hidden: -1 must be positive"),
+        ({"model": {"head": {"kind": "nerf", "hidden": 0}}}, "head.hidden: 0 must be positive"),
+        ({"model": {"encoder": {"cell_features": -8}}}, "cell_features: -8 must be 0"),
+        ({"model": {"encoder": {"kind": "resnet3d", "cell_features": 8}}}, "positive with kind bev"),
     ],
 )
 def test_bad_values_are_named(values, message):
