@@ -13,7 +13,7 @@ from concurrent.futures import Future
 
 import rclpy
 from rclpy.exceptions import NameValidationException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
 from gsrender_ros.calibration import read_calibration, unused_cameras
@@ -34,7 +34,7 @@ from gsrender_ros.predictor_host import PredictorHost
 from gsrender_ros.ros_arguments import explain_name, start_rclpy
 from gsrender_ros.self_check import SelfCheck
 from gsrender_ros.services import Services
-from gsrender_ros.side_node import spin_once
+from gsrender_ros.side_node import make_executor, spin_once
 from gsrender_ros.standins import GENUINE
 from gsrender_ros.statistics import FrameDropped, FrameStatistics
 from gsrender_ros.stop_signal import StopSignal
@@ -228,7 +228,7 @@ def main(args: list[str] | None = None) -> int:
         rclpy.logging.get_logger("occupancy_node").fatal(f"cannot start: {text}")
         rclpy.try_shutdown()
         return 1
-    executor = SingleThreadedExecutor()
+    executor = make_executor()
     executor.add_node(node)
     try:
         while not stop:

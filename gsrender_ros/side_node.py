@@ -6,6 +6,19 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 
+def make_executor(context=None):
+    """rclpy's executor with a queue of events where this release has it, else the one with a wait set.
+
+    A wait set is built anew for every round, in Python and of all topics, timers and services: with six cameras that
+    costs more than all callbacks together.
+    """
+    try:
+        from rclpy.experimental import EventsExecutor
+    except ImportError:  # Humble, Jazzy
+        return SingleThreadedExecutor(context=context)
+    return EventsExecutor(context=context)
+
+
 def spin_once(executor, logger, timeout_s: float = 0.1) -> None:
     """One round of an executor; what one callback stumbles over is said, and ends no program on a vehicle.
 
@@ -45,7 +58,7 @@ class SideNode:
             enable_rosout=False,
             start_parameter_services=False,
         )
-        self._executor = SingleThreadedExecutor(context=main.context)
+        self._executor = make_executor(main.context)
         self._executor.add_node(self.node)
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=suffix, daemon=True)

@@ -16,7 +16,7 @@ import rclpy
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.exceptions import NameValidationException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from std_msgs.msg import Float32, String
 
@@ -40,7 +40,7 @@ from gsrender_ros.player_control import PlayerControl
 from gsrender_ros.pose_source import PoseSource
 from gsrender_ros.prediction import Prediction
 from gsrender_ros.ros_arguments import explain_name, start_rclpy
-from gsrender_ros.side_node import spin_once
+from gsrender_ros.side_node import make_executor, spin_once
 from gsrender_ros.statistics import FrameStatistics
 from gsrender_ros.training_health import TrainingHealth
 from gsrender_ros.training_parameters import TrainingSettings, ignored_parameters
@@ -229,7 +229,7 @@ def main(args: list[str] | None = None) -> int:
         rclpy.logging.get_logger("trainer_node").fatal(f"cannot start: {text}")
         rclpy.try_shutdown()
         return 1
-    executor = SingleThreadedExecutor()
+    executor = make_executor()
     executor.add_node(node)
     try:
         while not number and not node.ended:

@@ -177,7 +177,7 @@ def inject(out: Path, faults: tuple[Fault, ...], checkpoint: Path, options: RigO
         "diagnostics.period_s": 0.5,
     }
     outcomes = []
-    with Trial(out, options, parameters, domain) as trial:
+    with Trial(out, options, parameters, domain, "gsrender_ros.trials.failing_node") as trial:
         trial.checkpoint = checkpoint
         trial.environment["OMP_NUM_THREADS"] = "1"  # a small network gains nothing from more, and loses beside others
         node = trial.start_node()

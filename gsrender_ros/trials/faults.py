@@ -128,6 +128,10 @@ def _mapped_bytes(pid: int) -> int:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _signal_node(number: int) -> Callable[[Trial], None]:
+    return lambda trial: os.kill(trial.occupancy_node.pid, number)
+
+
 def _reload_garbage(trial: Trial) -> None:
     good = trial.checkpoint.read_bytes()
     trial.checkpoint.write_bytes(b"\x10" * 1000)
@@ -190,6 +194,10 @@ FAULTS = (
     Fault("no jpeg at all", f"{CAMERA} sends 1000 zero bytes", _send(lambda _: (bytes(1000), "jpeg")), _well),
     Fault("NaN intrinsics", f"fx of {CAMERA}'s CameraInfo is NaN", _not_calibrated, _well),
     Fault("memory runs out", "address space of the node limited to 8 MB more than it has", _take_memory, _give_memory),
+    Fault(
+        "network fails", "every prediction raises, as with a lost CUDA context",
+        _signal_node(signal.SIGUSR1), _signal_node(signal.SIGUSR2),
+    ),
     Fault("broken checkpoint", "checkpoint overwritten with garbage, ~/reload called", _reload_garbage),
     Fault("best-effort publisher", f"{CAMERA} offers BEST_EFFORT", _best_effort, _offer_again),
     Fault("wrong type", f"{CAMERA}'s topic published as Image", _wrong_type, _offer_again),

@@ -24,6 +24,7 @@ from gsrender_ros.trials.synthetic_rig import RigOptions, SyntheticRig
 logger = logging.getLogger("trial")
 
 READY_TIMEOUT_S = 180.0
+NODE_MODULE = "gsrender_ros.occupancy_node"
 TOPICS = {"occupancy": PointCloud2, "occupancy/markers": MarkerArray, "occupancy/map": OccupancyMap}
 _STAMP_AT, _STAMP = 4, struct.Struct("<iI")  # behind the four bytes that name the encoding: header.stamp
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -87,12 +88,13 @@ class Trial:
         options: of the rig.
         parameters: of the node, by name.
         domain: ROS_DOMAIN_ID.
+        module: that is started as the node.
 
     ``checkpoint`` is the file that the node has its network from, where a fault shall overwrite it.
     """
 
-    def __init__(self, out: Path, options: RigOptions, parameters: dict, domain: int):
-        self._out, self._options, self._parameters = out, options, parameters
+    def __init__(self, out: Path, options: RigOptions, parameters: dict, domain: int, module: str = NODE_MODULE):
+        self._out, self._options, self._parameters, self._module = out, options, parameters, module
         self.environment = {"ROS_DOMAIN_ID": str(domain), "RCUTILS_LOGGING_USE_STDOUT": "0"}
         self.programs: list[Program] = []
         self.occupancy_node: Program | None = None
@@ -121,7 +123,7 @@ class Trial:
     def start_node(self, name: str = "occupancy_node") -> Program:
         """Start the node; its log is named ``name``."""
         arguments = [text for key, value in self._parameters.items() for text in ("-p", f"{key}:={value}")]
-        command = ["gsrender_ros.occupancy_node", "--ros-args", *arguments]
+        command = [self._module, "--ros-args", *arguments]
         self.started_at = time.monotonic()
         self.occupancy_node = self.start(name, command)
         return self.occupancy_node

@@ -101,7 +101,7 @@ def test_rviz_of_ros_1_gets_the_same_displays():
 @pytest.mark.skipif(not GENUINE["tf2_msgs"], reason="tf2_msgs is not installed")
 def test_the_node_comes_back_from_faults_and_never_publishes_what_is_wrong(tmp_path):
     write_small_network(tmp_path / "small.safetensors", SIZE)
-    faults = named(["NaN intrinsics", "broken checkpoint", "frozen subscriber"])
+    faults = named(["NaN intrinsics", "network fails", "broken checkpoint", "frozen subscriber"])
     options = RigOptions(("cam_front", "cam_back"), SIZE, rate_hz=5.0, clock=True)
     report = inject(tmp_path, faults, tmp_path / "small.safetensors", options, (1.5, own_domain(41)))
     assert report["exit_code"] == 0
@@ -111,4 +111,6 @@ def test_the_node_comes_back_from_faults_and_never_publishes_what_is_wrong(tmp_p
         assert (outcome["wrong"], outcome["unaccounted"]) == (0, 0), outcome
     assert outcomes["NaN intrinsics"]["dropped"]["calibration"] >= 1
     assert any("not calibrated" in line for line in outcomes["NaN intrinsics"]["said"])
+    assert outcomes["network fails"]["dropped"]["error"] >= 3
+    assert any("loading it anew" in line for line in outcomes["network fails"]["said"])
     assert any("not a readable safetensors file" in line for line in outcomes["broken checkpoint"]["said"])
