@@ -1,3 +1,4 @@
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -10,7 +11,15 @@ from rclpy.node import Node
 from ros_processes import PATIENCE_S, own_domain
 from std_msgs.msg import String
 
-from gsrender_ros.side_node import SideNode, spin_once
+from gsrender_ros.side_node import SideNode, make_executor, spin_once
+
+
+@pytest.fixture(params=["newest", "without a queue of events"])
+def release(request, monkeypatch):
+    """rclpy as it is here, and as releases are that have no EventsExecutor."""
+    if request.param != "newest":
+        monkeypatch.setitem(sys.modules, "rclpy.experimental", None)
+    return request.param
 
 
 @pytest.fixture
@@ -35,10 +44,11 @@ def wait_until(condition) -> None:
         time.sleep(0.01)
 
 
-def test_it_hears_while_the_main_executor_is_busy(main_node):
+def test_it_hears_while_the_main_executor_is_busy(main_node, release):
     """Name and namespace beside the main node's, its remapping of the topic, and a callback that fails is survived."""
     side = SideNode(main_node, "side", ("/heard",))
-    executor, heard, said = SingleThreadedExecutor(context=main_node.context), [], []
+    executor, heard, said = make_executor(main_node.context), [], []
+    assert isinstance(executor, SingleThreadedExecutor) == (release != "newest")
     executor.add_node(main_node)
     side._logger = SimpleNamespace(error=lambda text, **_: said.append(text))
 
@@ -72,7 +82,7 @@ def test_it_hears_while_the_main_executor_is_busy(main_node):
     executor.shutdown()
 
 
-def test_it_ends_with_the_context_or_unstarted(main_node):
+def test_it_ends_with_the_context_or_unstarted(main_node, release):
     side, unstarted = SideNode(main_node, "one"), SideNode(main_node, "two")
     side.start()
     rclpy.shutdown(context=main_node.context)
