@@ -179,7 +179,6 @@ class LossConfig:
     ray: float = 1.0  # direct ray supervision, the free prior included; 0 leaves what the paper has
     transmittance_entropy: float = 0.0  # rays end opaque or empty; RenderOcc's weight for its NeRF head is 0.01
     voxel: float = 0.0  # 3D supervision by Occ3D labels inside mask_camera (the 2D + 3D rows of Table 1)
-    sky: float = 0.0  # rendered alpha is 0 where the LiDAR's view is free up to its highest beam, see sky.sky_pixels
 
     def __post_init__(self):
         for entry in dataclasses.fields(self):

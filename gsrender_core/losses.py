@@ -5,7 +5,6 @@ import torch.nn.functional as F
 
 MIN_ALPHA = 0.01  # a pixel that (almost) nothing covers has no depth to compare
 MIN_DEPTH_M = 0.1
-SKY_FLOOR = 1e-3
 _EPSILON = 1e-6
 
 
@@ -103,16 +102,6 @@ def dynamic_weights(class_id: torch.Tensor, dynamic: torch.Tensor, alpha: float)
     known = class_id < len(dynamic)
     moving = known & dynamic[class_id.clamp(max=len(dynamic) - 1)]
     return torch.where(moving, alpha, 1.0)
-
-
-def sky_loss(rendered_alpha: torch.Tensor) -> torch.Tensor:
-    """-log(1 - alpha) of pixels [M] that see nothing, a mean: binary cross-entropy with the target 0.
-
-    A thousandth of transmittance stays, so that the slope at alpha = 1 is finite (1000).
-    """
-    if len(rendered_alpha) == 0:
-        return rendered_alpha.sum() * 0
-    return -torch.log1p(-(1 - SKY_FLOOR) * rendered_alpha).mean()
 
 
 def voxel_loss(

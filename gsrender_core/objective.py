@@ -15,7 +15,6 @@ from gsrender_core.losses import (
     depth_net_loss,
     dynamic_weights,
     semantic_loss,
-    sky_loss,
     transmittance_entropy_loss,
 )
 from gsrender_core.marching import march_view
@@ -78,8 +77,8 @@ class Objective:
             terms["free_prior"] = w.ray * prior
         if w.voxel > 0 and (voxel := self.voxels(i, P, [axis - 2 for axis in axes])) is not None:
             terms["voxel"] = w.voxel * voxel
-        if render and max(w.semantic, w.depth, w.sky) > 0:
-            view = draw_view(labels, c, mirror, w.sky > 0, self._allowed(current))
+        if render and max(w.semantic, w.depth) > 0:
+            view = draw_view(labels, c, mirror, self._allowed(current))
             if self._has_labels(view, i):
                 terms |= self._rendered("", self._see(P, view, None), view, None)
             if c.compensation != "none":
@@ -94,7 +93,7 @@ class Objective:
         c, parts = self.config, {}
         chosen = self._adjacent_frames(i, c.adjacent, c.adjacent_per_step or len(c.adjacent), self.frames.labels(i))
         for adjacent in chosen:
-            view = draw_view(adjacent.labels, c, mirror, allowed=self._allowed(adjacent))
+            view = draw_view(adjacent.labels, c, mirror, self._allowed(adjacent))
             if not self._has_labels(view, i, "seen from an adjacent frame, "):
                 continue
             seen = self._see(P, view, mirror @ adjacent.T_curr_adj @ mirror)
@@ -161,15 +160,14 @@ class Objective:
         seen, w = see(self.model, self.config, P, view, T_curr_view), self.config.loss
         if w.transmittance_entropy > 0:
             name, omega = ("entropy", 1.0) if T_curr_view is None else ("adj_entropy", w.omega)
-            entropy = transmittance_entropy_loss(seen.rendered.alpha[: len(view.index)])
+            entropy = transmittance_entropy_loss(seen.rendered.alpha)
             seen.terms[name] = omega * w.transmittance_entropy * entropy
         return seen
 
     def _rendered(self, prefix: str, seen: Seen, view: View, alpha: float | None) -> dict:
         """Eq. 10 (current) or 11 (adjacent, with alpha) at a sample of the frame's labelled pixels."""
         c, w, labels, index = self.config, self.config.loss, view.labels, view.index
-        m = len(index)
-        logits, depth, opaque = seen.rendered.logits[:m], seen.rendered.depth[:m], seen.rendered.alpha[:m]
+        logits, depth, opaque = seen.rendered.logits, seen.rendered.depth, seen.rendered.alpha
         class_id, target = labels.class_id[index], labels.depth_m[index]
         weights = None if alpha is None else dynamic_weights(class_id, self.dynamic, alpha)
         omega = 1.0 if alpha is None else w.omega
@@ -177,10 +175,6 @@ class Objective:
         terms[f"{prefix}semantic"] = omega * w.semantic * semantic_loss(logits, class_id, self.beta, weights)
         terms[f"{prefix}depth"] = omega * w.depth * depth_loss(depth, target, opaque, w.silog_lambda, weights)
         log = dict(seen.log)
-        if view.sky is not None:
-            nothing = seen.rendered.alpha[m:]
-            terms[f"{prefix}sky"] = omega * w.sky * sky_loss(nothing)
-            log["sky_pixels"] = torch.tensor(float(len(nothing)))
         with torch.no_grad():
             known, covered = class_id < c.model.num_classes, opaque > MIN_ALPHA
             log["alpha"] = opaque.mean()

@@ -238,7 +238,6 @@ STUDIES: dict[str, Study] = {
             Variant("rays, scales start at 0.2 m", {**OWN_RAYS, "model.head.base_scale_m": 0.2}),
             Variant("labels beyond the volume", {"render_outside": True}, note="rendered too, as RenderOcc does"),
             Variant("no drift penalty", {"loss.offset_drift": 0.0}),
-            Variant("sky", {"loss.sky": 0.1}),
             Variant("pruned below 0.02", {"prune_opacity": 0.02}),
         ),
     ),

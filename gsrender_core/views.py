@@ -6,12 +6,9 @@ import torch
 
 from gsrender_core.config import TrainConfig
 from gsrender_core.render import Cameras, Pixels
-from gsrender_core.sky import sky_pixels
 from gsrender_core.training_frames import FrameLabels
 from gsrender_core.voxel_grid import VoxelGrid
 from gsrender_core.voxel_index import flat_index
-
-SKY_TRIES = 4  # pixels tried for every label drawn: few of an image's pixels can be said to see nothing
 
 
 @dataclass
@@ -27,7 +24,7 @@ class Adjacent:
 
 @dataclass
 class View:
-    """What is rendered of a frame: M of its labels, S pixels that see nothing, its cameras, and which take part.
+    """What is rendered of a frame: M of its labels, its cameras, and which take part.
 
     ``index`` int64 [M] of the labels, ``chosen`` bool [C]; the cameras' poses are those of the mirrored volume.
     """
@@ -36,15 +33,11 @@ class View:
     index: torch.Tensor
     cameras: Cameras
     chosen: torch.Tensor
-    sky: Pixels | None = None
 
     @property
     def pixels(self) -> Pixels:
-        """The M labelled positions, then the S that see nothing."""
-        camera, uv = self.labels.camera[self.index], self.labels.uv[self.index]
-        if self.sky is None:
-            return Pixels(camera, uv)
-        return Pixels(torch.cat((camera, self.sky.camera)), torch.cat((uv, self.sky.uv)))
+        """The M labelled positions."""
+        return Pixels(self.labels.camera[self.index], self.labels.uv[self.index])
 
 
 def inside_volume(frame: Adjacent, grid: VoxelGrid) -> torch.Tensor:
@@ -63,7 +56,6 @@ def draw_view(
     labels: FrameLabels,
     config: TrainConfig,
     mirror: torch.Tensor,
-    sky: bool = False,
     allowed: torch.Tensor | None = None,
 ) -> View:
     """Draw the cameras and labelled pixels of a frame that this step renders.
@@ -74,7 +66,6 @@ def draw_view(
         labels: of the frame.
         config: ``render_cameras`` and ``pixels``.
         mirror: [4, 4], reflection of the volume, see ``Objective``.
-        sky: also draw pixels that see nothing.
         allowed: bool [M], labels that may be drawn; default all.
     """
     count, device = len(labels.Ks), labels.Ks.device
@@ -88,7 +79,4 @@ def draw_view(
         chosen[order[config.render_cameras :]] = False
     width, height = config.model.image_size
     cameras = Cameras(torch.linalg.inv(labels.T_ego_cam) @ mirror, labels.Ks, width, height)
-    view = View(labels, labels.sample(config.pixels, allowed & chosen[labels.camera]), cameras, chosen)
-    if sky:
-        view.sky = sky_pixels(labels, config.model.image_size, chosen, SKY_TRIES * config.pixels)
-    return view
+    return View(labels, labels.sample(config.pixels, allowed & chosen[labels.camera]), cameras, chosen)

@@ -33,7 +33,7 @@ PANELS = (
     Panel(
         "Rendered losses, weighted",
         (("semantic", "semantic"), ("depth", "depth"), ("adj_semantic", "semantic, adjacent"),
-         ("adj_depth", "depth, adjacent"), ("drift", "drift"), ("sky", "sky"), ("adj_sky", "sky, adjacent")),
+         ("adj_depth", "depth, adjacent"), ("drift", "drift")),
         log_y=True,
     ),
     Panel(

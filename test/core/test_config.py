@@ -34,7 +34,7 @@ def test_nested_overrides_keep_every_other_default():
         ({"adjacent": [0, 1]}, "k = 0 is the frame itself"),
         ({"model": 3}, "model: expected keys and values"),
         ({"loss": {"semantic": -1.0}}, "loss.semantic: -1.0 must be a number of 0 or more"),
-        ({"loss": {"sky": float("nan")}}, "loss.sky: nan must be a number"),
+        ({"loss": {"voxel": float("nan")}}, "loss.voxel: nan must be a number"),
         ({"loss": {"alpha": 1.5}}, "alpha 1.5 must lie in 0 .. 1"),
         ({"prune_opacity": 1.0}, "prune_opacity 1.0.* must lie in 0 .. 1"),
         ({"prune_keep": -0.1}, "prune_keep -0.1: must lie in 0 .. 1"),

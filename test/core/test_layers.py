@@ -46,7 +46,6 @@ LAYERS = (
         "checkpoint",
         "ray_supervision",
         "training_frames",
-        "sky",
         "views",
         "splatting",
         "marching",

@@ -9,7 +9,6 @@ from gsrender_core.losses import (
     dynamic_weights,
     offset_drift_loss,
     semantic_loss,
-    sky_loss,
     transmittance_entropy_loss,
     voxel_loss,
 )
@@ -89,17 +88,6 @@ def test_dynamic_weights():
     assert dynamic_weights(torch.tensor([0, 1, 255]), dynamic, 0.1).tolist() == pytest.approx([1.0, 0.1, 1.0])
 
 
-def test_sky_loss_by_hand_and_with_a_finite_slope_at_full_opacity():
-    alpha = torch.tensor([0.0, 0.5, 1.0], requires_grad=True)
-    loss = sky_loss(alpha)
-    expected = -(math.log(1) + math.log(1 - 0.999 * 0.5) + math.log(1e-3)) / 3
-    assert loss.item() == pytest.approx(expected, rel=1e-4)
-    loss.backward()
-    slopes = [0.999 / 3, 0.999 / (1 - 0.999 * 0.5) / 3, 999 / 3]
-    assert alpha.grad.tolist() == pytest.approx(slopes, rel=1e-3)
-    assert sky_loss(torch.zeros(0)).item() == 0
-
-
 def test_voxel_loss_is_the_balanced_likelihood_of_eq_7():
     o, logits = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([[1.0, 0.0], [0.3, -0.2], [0.0, 3.0]])
     target, beta = torch.tensor([0, 2, 1]), torch.tensor([2.0, 1.0, 0.5])  # 2 is free
@@ -158,7 +146,6 @@ GRADIENTS = {
         (_doubles(1, 3, 2, 2),),
     ),
     "drift": lambda: (lambda m: offset_drift_loss(m, torch.zeros(3, 3).double(), 0.4), (_doubles(3, 3),)),
-    "sky": lambda: (sky_loss, (_doubles(5, low=0.0, high=0.99),)),
     "entropy": lambda: (transmittance_entropy_loss, (_doubles(5, low=0.05, high=0.95),)),
     "voxel": lambda: (
         lambda o, s: voxel_loss(o, s, torch.tensor([0, 3, 2, 3]), torch.tensor([1.0, 2.0, 3.0, 0.5]).double()),

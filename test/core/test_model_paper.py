@@ -132,7 +132,7 @@ def test_the_papers_training_is_the_papers():
     assert config.adjacent == (1,) and config.compensation == "features" and config.grad_clip == 5
     loss = config.loss
     assert (loss.omega, loss.alpha, loss.depth_net, loss.ray, loss.offset_drift) == (0.8, 0.1, 0.05, 0.0, 0.0)
-    assert loss.voxel == loss.sky == loss.transmittance_entropy == 0.0
+    assert loss.voxel == loss.transmittance_entropy == 0.0
 
 
 @pytest.mark.parametrize("name", CONFIGS)

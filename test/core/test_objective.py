@@ -235,7 +235,6 @@ def test_what_the_paper_has_alone_and_each_term_beyond_it():
 
     assert names(ray=0.0) == paper
     assert names() - paper == {"ray_opacity", "ray_semantic", "free_prior"}
-    assert names(ray=0.0, sky=1.0) - paper == {"sky"}
     assert names(ray=0.0, voxel=1.0) == paper  # no ground truth in these frames
     assert names(ray=0.0, semantic=0.0, depth=0.0) == {"depth_net"}
 
@@ -327,7 +326,7 @@ def test_a_frame_without_labels_is_refused():
 
 
 def test_the_log_names_what_learning_goes_wrong_by_and_carries_no_gradient():
-    compute, terms = terms_of(loss=LossConfig(sky=1.0))
+    compute, terms = terms_of()
     watched = ("offset_mean", "offset_spread", "offset_over_half", "opacity_10", "opacity_50", "opacity_90",
                "opacity_over_half", "rendered_share", "alpha", "depth_error", "accuracy")  # fmt: skip
     for prefix in ("_", "_adj_"):
@@ -352,40 +351,6 @@ def test_depth_error_accuracy_and_alpha_by_hand():
     terms = compute._rendered("", Seen(rendered), view, None)
     assert terms["_depth_error"].item() == pytest.approx(0.2, rel=1e-4)  # of the three that anything covers
     assert terms["_accuracy"].item() == pytest.approx(2 / 3) and terms["_alpha"].item() == pytest.approx(2.404 / 4)
-
-
-def skyline_data() -> SmallData:
-    """Far labels below the horizon in all columns but those of the middle, where a tower reaches 15 degrees up."""
-    data = SmallData()
-    rng = np.random.default_rng(1)
-    for i in range(3):
-        u, v = rng.uniform(0, 96, 300), rng.uniform(24, 26, 300)
-        u[:60], v[:60] = 48, np.linspace(8, 24, 60)
-        with_labels(data, i, uv=np.stack((u, v), 1).astype(np.float32), depth_m=np.full(300, 40.0, np.float32))
-    return data
-
-
-def test_the_sky_term_is_that_of_the_pixels_above_the_skyline_and_empties_them():
-    head, weights = HeadConfig(opacity_bias=0.0), LossConfig(ray=0.0, semantic=0.0, depth=0.0, depth_net=0.0, sky=2.0)
-    compute, terms = terms_of(
-        skyline_data(), head=head, loss=weights, render_outside=True, compensation="none", pixels=1000
-    )
-    assert terms["_sky_pixels"] > 100
-    torch.manual_seed(4)
-    view = draw_view(compute.frames.labels(0), compute.config, torch.eye(4), sky=True)
-    P = 0.1 * torch.randn(6, *GRID.shape)
-    seen = compute._see(P, view, None)
-    alpha = seen.rendered.alpha[len(view.index) :]
-    expected = -2.0 * torch.log(1 - 0.999 * alpha).mean()
-    assert compute._rendered("", seen, view, None)["sky"].item() == pytest.approx(expected.item(), rel=1e-4)
-    assert (view.sky.uv[:, 1] < 24).all() and len(view.pixels) == len(view.index) + len(view.sky)
-    optimizer = torch.optim.Adam(compute.model.head.parameters(), lr=0.02)
-    for _ in range(30):
-        optimizer.zero_grad()
-        loss = compute._rendered("", compute._see(P, view, None), view, None)["sky"]
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 0.3 * expected.item()
 
 
 @pytest.mark.parametrize("signs", [(-1.0, 1.0), (1.0, -1.0), (-1.0, -1.0)])

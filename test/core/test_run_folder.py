@@ -18,7 +18,7 @@ def saved(path, values: dict):
 
 def test_a_key_that_came_later_is_no_change_and_another_value_is(tmp_path, caplog):
     config, old = TrainConfig(), to_dict(TrainConfig())
-    del old["bag"], old["loss"]["sky"]
+    del old["bag"], old["loss"]["voxel"]
     with caplog.at_level(logging.WARNING):
         read_state(saved(tmp_path / "a.pt", old), config)
         assert caplog.text == ""
