@@ -93,7 +93,7 @@ class PredictorHost:
         advice = (
             "end other programs on the GPU, use a smaller network, or device:=cpu"
             if out_of_memory
-            else "restart the node (respawn:=true of a launch file does so when it ends); if it comes back, try "
+            else "restart the node (end it, where its launch file has respawn:=true); if it comes back, try "
             "device:=cpu or another checkpoint"
         )
         self._logger.error(f"the network has failed on {self.failures} frames in a row ({text}): {advice}")

@@ -25,6 +25,7 @@ from launch.substitutions import EnvironmentVariable, LaunchConfiguration, Pytho
 from launch_ros.actions import Node
 
 PACKAGE = "gsrender_ros"
+RESPAWN_DELAY_S = 2.0
 # Topics that have one name on a whole vehicle, whatever namespace its nodes live in.
 GLOBAL_TOPICS = {"/tf", "/tf_static", "/clock", "/diagnostics", "/rosout", "/parameter_events"}
 
@@ -75,6 +76,12 @@ def _arguments() -> list[DeclareLaunchArgument]:
             choices=["", "gsrender", "nuscenes2bag", "nuscenes2bag_ros2", "foxglove", "nuscenes_to_ros2bag"],
             description="Names of topics and frames; empty: as params_file says.",
         ),
+        DeclareLaunchArgument(
+            "respawn",
+            default_value="false",
+            choices=["true", "false"],
+            description="Start the node again whenever it ends, after 2 s; else everything ends with it.",
+        ),
         *common_arguments(),
     ]
 
@@ -108,7 +115,8 @@ def _start_node(context) -> list:
         if context.launch_configurations[name]
     }
     # What the network is working on ends first; launch itself gives 5 s.
-    return start_node(context, "occupancy_node", given, sigterm_timeout="20")
+    options = {"respawn": True, "respawn_delay": RESPAWN_DELAY_S} if _is_true(context, "respawn") else {}
+    return start_node(context, "occupancy_node", given, sigterm_timeout="20", **options)
 
 
 def _is_true(context, name: str) -> bool:
@@ -116,7 +124,9 @@ def _is_true(context, name: str) -> bool:
 
 
 def start_node(context, program: str, parameters: dict, **options) -> list:
-    """One of the package's nodes, named as its program, and the bag once it is ready; all ends when the node does.
+    """One of the package's nodes, named as its program, and the bag once it is ready.
+
+    All ends when the node does, unless it is to respawn.
 
     Args:
         parameters: win over those of params_file.
@@ -146,7 +156,7 @@ def start_node(context, program: str, parameters: dict, **options) -> list:
     ended = RegisterEventHandler(
         OnProcessExit(target_action=node, on_exit=[EmitEvent(event=Shutdown(reason=f"{program} ended"))])
     )
-    return [node, ended, *_when_ready(context, node, play_bag(context))]
+    return [node, *([] if options.get("respawn") else [ended]), *_when_ready(context, node, play_bag(context))]
 
 
 def _when_ready(context, node: Node, actions: list) -> list:

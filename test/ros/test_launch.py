@@ -36,6 +36,7 @@ ARGUMENTS = {
     "rviz_config",
     "bag",
     "bag_args",
+    "respawn",
     "log_level",
 }
 
@@ -199,6 +200,14 @@ def test_a_bag_is_played_when_the_node_is_ready(launch_module):
     assert not say(handler, b"ready: 6 cameras")  # once only
     quiet = _context(launch_module, log_level="warn")
     assert launch_module._when_ready(quiet, node, begin) == begin
+
+
+def test_a_node_that_ends_takes_all_with_it_or_respawns(launch_module):
+    from launch.actions import RegisterEventHandler
+
+    once, again = (launch_module._start_node(_context(launch_module, respawn=r)) for r in ("false", "true"))
+    assert isinstance(once[1], RegisterEventHandler) and len(once) == 2
+    assert len(again) == 1 and again[0]._ExecuteLocal__respawn is True
 
 
 def test_every_layout_can_be_chosen(launch_module):
