@@ -36,8 +36,9 @@ def spin_once(executor, logger, timeout_s: float = 0.1) -> None:
 class SideNode:
     """Owns a node and the thread that runs its callbacks, from ``start`` to ``close``.
 
-    An executor serves one callback of every topic a round. With many images a round takes long, and a topic that is
-    published more often than there are rounds falls behind by as much as its queue holds. Here the rounds are short.
+    An executor with a wait set serves one callback of every topic a round, one with a queue of events in the order of
+    arrival: either way what shares a thread with many images waits for them, and a topic that is published often falls
+    behind by as much as its queue holds.
 
     Args:
         main: the node beside which it stands; context, namespace, logger and the remappings of ``topics`` are its.
