@@ -4,6 +4,8 @@ VENV ?= .venv
 # A nuScenes-schema folder for `make demo`; without it the synthetic world is used.
 DATA ?=
 PYTEST_ARGS ?=
+# Test processes side by side; 0: one after another in a single one.
+PYTEST_WORKERS ?= 2
 
 RUN = $(VENV)/bin/python
 
@@ -28,7 +30,7 @@ demo: setup
 # Tests start dozens of processes: each would compile the package anew where bytecode is not written.
 test: export PYTHONDONTWRITEBYTECODE =
 test: setup
-	$(RUN) -m pytest $(PYTEST_ARGS)
+	$(RUN) -m pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 lint: setup
 	$(RUN) -m ruff check .

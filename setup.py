@@ -59,7 +59,7 @@ setup(
         # ROS 2 Kilted as wheels, for machines without a ROS 2 distribution.
         "ros": ["ros-rclpy>=9.1,<10", "ros-common-interfaces>=5.5,<6", "ros-rmw-fastrtps-cpp>=9.3,<10"],
         "export": ["onnx>=1.17"],  # `gsrender export`
-        "test": ["pytest>=8", "ruff>=0.6", "onnx>=1.17"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "onnx>=1.17"],
     },
     entry_points={
         "console_scripts": [
