@@ -29,6 +29,8 @@ demo: setup
 
 # Tests start dozens of processes: each would compile the package anew where bytecode is not written.
 test: export PYTHONDONTWRITEBYTECODE =
+# A thread for each of the processes side by side; tests of threads ask for two themselves.
+test: export OMP_NUM_THREADS ?= 1
 test: setup
 	$(RUN) -m pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 

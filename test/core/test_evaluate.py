@@ -158,19 +158,23 @@ def test_nan_becomes_null():
 def test_the_command_prints_and_writes_duplicates_and_takes_another_readout(tmp_path, capsys):
     generate_world(tmp_path / "data", scenes=1, frames=1, seed=5, image_size=(176, 64), sweeps=False, workers=1)
     grid = VoxelGrid((-6.4, -6.4, -1.0), 0.4, (32, 32, 16))
+    torch.manual_seed(2)
     model = GSRender(small_model(grid=grid, image_size=(176, 64)))
+    torch.nn.init.normal_(model.head.output.weight, std=0.3)
+    torch.nn.init.zeros_(model.head.output.bias)  # opacities on both sides of tau
     save_checkpoint(tmp_path / "m.safetensors", model, {})
     results = {}
-    for name, options in (("voxel", ["--tau", "0.15"]), ("splat", ["--tau", "0.15", "--readout", "splat"])):
+    for name, options in (("voxel", ["--tau", "0.5"]), ("splat", ["--tau", "0.5", "--readout", "splat"])):
         arguments = ["eval", str(tmp_path / "m.safetensors"), "--data", str(tmp_path / "data"), "--device", "cpu"]
         assert main([*arguments, "--json", str(tmp_path / "r.json"), *options]) == 0
         results[name] = json.loads((tmp_path / "r.json").read_text())
-        assert (results[name]["tau"], results[name]["readout"]) == (0.15, name)
+        assert (results[name]["tau"], results[name]["readout"]) == (0.5, name)
         header, heads, *rows = capsys.readouterr().out.splitlines()
-        assert f"read-out {name}, tau 0.15, 1 samples" in header and "extra runs" in heads and "of vehicles" in heads
+        assert f"read-out {name}, tau 0.5, 1 samples" in header and "extra runs" in heads and "of vehicles" in heads
         assert [row.split()[0] for row in rows] == ["prediction", *results[name]["controls"]]
         for row, values in zip(rows, [results[name], *results[name]["controls"].values()], strict=True):
             assert float(row.split()[6]) == pytest.approx(values["extra_runs"], abs=6e-4)
             assert float(row.split()[-1]) == pytest.approx(values["occupied"], abs=0.6)
     assert results["voxel"]["controls"]["truth"] == results["splat"]["controls"]["truth"]
+    assert 0 < results["voxel"]["occupied"] < 32 * 32 * 16
     assert results["voxel"]["occupied"] != results["splat"]["occupied"]

@@ -208,21 +208,22 @@ def run_numba(scene, cameras, pixels) -> list[torch.Tensor]:
 def test_numba_is_the_same_for_any_number_of_threads_and_callers():
     scene, cameras, pixels = random_scene(secrets.randbits(32), 6000, 3, True)
     threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        alone = run_numba(scene, cameras, pixels)
-    finally:
-        torch.set_num_threads(threads)
     results = [None] * 4
 
     def call(i):
+        torch.set_num_threads(2)  # a thread begins with the environment's number
         results[i] = run_numba(scene, cameras, pixels)
 
     callers = [threading.Thread(target=call, args=(i,)) for i in range(4)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
+    try:
+        torch.set_num_threads(1)
+        alone = run_numba(scene, cameras, pixels)
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+    finally:
+        torch.set_num_threads(threads)
     for result in results:
         assert all(torch.equal(a, b) for a, b in zip(alone, result, strict=True))
 
