@@ -34,19 +34,21 @@ EMPTY_LOGIT, SOLID_LOGIT = -6.0, 2.5
 
 @dataclass(frozen=True)
 class HeadsCase:
-    """A grid with its features, and the labelled pixels of two cameras that a step renders."""
+    """A grid with its features, and the labelled pixels that a step renders, in how many of six cameras."""
 
     name: str
     grid: VoxelGrid
     features: int
     hidden: int
     pixels: int
+    cameras: int = 2
 
 
 CASES = (
     HeadsCase("64x64x16", VoxelGrid((-12.8, -12.8, -1.0), 0.4, (64, 64, 16)), 12, 32, 768),
     HeadsCase("100x100x16", VoxelGrid((-20.0, -20.0, -1.0), 0.4, (100, 100, 16)), 24, 64, 2048),
     HeadsCase("200x200x16", VoxelGrid(), 32, 64, 4096),
+    HeadsCase("200x200x16", VoxelGrid(), 32, 64, 38400, cameras=6),  # RenderOcc's rays a sample
 )
 
 
@@ -219,10 +221,10 @@ def _solid(grid: VoxelGrid) -> np.ndarray:
 
 
 def make_view(case: HeadsCase, device: torch.device) -> View:
-    """Two of six cameras, pixels drawn where a LiDAR's labels lie: the lower two thirds of the image."""
+    """A case's view, pixels drawn where a LiDAR's labels lie: the lower two thirds of the image."""
     rng = np.random.default_rng(SEED)
     cameras, m = surround_cameras(), case.pixels
-    camera = torch.from_numpy(rng.integers(0, 2, m)).to(device)
+    camera = torch.from_numpy(rng.integers(0, case.cameras, m)).to(device)
     uv = rng.uniform((0, HEIGHT / 3), (WIDTH, HEIGHT), (m, 2))
     viewmats, Ks = cameras.viewmats.to(device), cameras.Ks.to(device)
     labels = FrameLabels(
@@ -235,5 +237,5 @@ def make_view(case: HeadsCase, device: torch.device) -> View:
         torch.linalg.inv(viewmats),
         np.eye(4),
     )
-    chosen = torch.arange(len(Ks), device=device) < 2
+    chosen = torch.arange(len(Ks), device=device) < case.cameras
     return View(labels, torch.arange(m, device=device), Cameras(viewmats, Ks, WIDTH, HEIGHT), chosen)

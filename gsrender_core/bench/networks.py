@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gsrender_core.config import BackboneConfig, DepthConfig, EncoderConfig, ModelConfig, ViewConfig
 from gsrender_core.engine.agreement import surround_frame
 from gsrender_core.engine.cuda_graph_engine import Captured, network_inputs
+from gsrender_core.engine.gpu_network import GpuNetwork
 from gsrender_core.model.fold import fold_batch_norms
 from gsrender_core.model.gsrender import CameraInput, GSRender
 from gsrender_core.model.observation import PastMaps
@@ -48,7 +49,10 @@ NETWORKS = {
 
 
 def bench_networks(quick: bool = False, device: str = "auto") -> dict:
-    """Milliseconds a prediction: eager torch under autocast, and one CUDA graph, with and without ``torch.compile``.
+    """Milliseconds a prediction: eager torch under autocast, one CUDA graph, and what its parts bring.
+
+    ``graph``: what the predictor uses (``GpuNetwork``). ``plain graph``: torch's own kernels under autocast.
+    ``compiled graph``: those behind ``torch.compile``. ``graph, kernel``: the dearest of one replay, by name.
 
     A network that looks at earlier frames has no graph; its earlier maps are kept from their own turn, as the
     predictor does. ``floor_ms``: its multiplications and additions at the speed of a large bfloat16 product here.
@@ -63,7 +67,7 @@ def bench_networks(quick: bool = False, device: str = "auto") -> dict:
     for name, config in NETWORKS.items():
         torch.manual_seed(0)
         model = fold_batch_norms(GSRender(config, load_pretrained=False)).to(chosen).eval()
-        counted = {"gflop": None, "floor_ms": None}
+        counted, kernels = {"gflop": None, "floor_ms": None}, []
         for way, run in _ways(model, chosen, quick).items():
             try:
                 call = run()
@@ -73,9 +77,12 @@ def bench_networks(quick: bool = False, device: str = "auto") -> dict:
                     gflop = counter.get_total_flops() / 1e9
                     counted = {"gflop": gflop, "floor_ms": gflop / speed}
                 row = _timed(call, 10 if quick else 50) | counted
+                if way == "graph":
+                    kernels = _dearest_kernels(call)
             except Exception as error:  # a compiler, a kernel: the other rows stand
                 row = {"ms": None, "failed": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"}
             rows.append({"case": f"{name}, {way}", **row})
+        rows += [{"case": f"{name}, graph, kernel", **kernel} for kernel in kernels]
         torch.cuda.empty_cache()
     return {"device": torch.cuda.get_device_name(chosen), "tflop_s": speed, "rows": rows}
 
@@ -83,7 +90,7 @@ def bench_networks(quick: bool = False, device: str = "auto") -> dict:
 def _ways(model: GSRender, device: torch.device, quick: bool) -> dict:
     if model.config.view.frames_before:
         return {"eager": lambda: _with_history(model, device)}
-    network = WholeNetwork(model).to(device).eval()
+    network, ours = (n.to(device).eval() for n in (WholeNetwork(model), GpuNetwork(model, torch.bfloat16)))
     inputs = network_inputs(surround_frame(model.config.image_size), 0.5, device)
 
     @torch.inference_mode()
@@ -93,10 +100,11 @@ def _ways(model: GSRender, device: torch.device, quick: bool) -> dict:
 
     ways = {
         "eager": lambda: eager,
-        "graph": lambda: Captured(network, inputs, torch.bfloat16).graph.replay,
+        "graph": lambda: Captured(ours, inputs, autocast=False).graph.replay,
+        "plain graph": lambda: Captured(network, inputs, autocast=True).graph.replay,
     }
     if not quick:
-        ways["compiled graph"] = lambda: Captured(torch.compile(network), inputs, torch.bfloat16).graph.replay
+        ways["compiled graph"] = lambda: Captured(torch.compile(network), inputs, autocast=True).graph.replay
     return ways
 
 
@@ -137,6 +145,14 @@ def _timed(call, repetitions: int) -> dict:
         "wall_ms": 1e3 * (time.perf_counter() - start) / repetitions,
         "memory_mb": torch.cuda.max_memory_allocated() / 2**20,
     }
+
+
+def _dearest_kernels(call, shown: int = 15) -> list[dict]:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        call()
+        torch.cuda.synchronize()
+    events = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
+    return [{"kernel": e.key[:90], "calls": e.count, "ms": e.self_device_time_total / 1e3} for e in events[:shown]]
 
 
 def _product_tflop_s(device: torch.device, size: int = 8192) -> float:

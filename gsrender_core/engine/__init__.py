@@ -3,11 +3,12 @@
     auto        openvino on a CPU, cuda_graph on CUDA, eager where the network or the machine does not allow it
     eager       torch, module by module
     openvino    compiled graphs on the CPU; kept in the user's cache folder
-    cuda_graph  one CUDA graph for a whole prediction
+    cuda_graph  one CUDA graph for a whole prediction: of fused kernels, of torch's own where those do not serve
 
 What cannot serve is named in a warning, and eager torch goes on in its place: slower, never other numbers.
 """
 
+import functools
 import logging
 from collections.abc import Callable
 
@@ -50,26 +51,49 @@ def make_engine(
     wanted = {"cpu": "openvino", "cuda": "cuda_graph"}[device.type] if runtime == "auto" else runtime
     if wanted == "eager":
         return None, ""
-    try:
-        if (reason := why_not(model.config)) is not None:
-            raise ValueError(f"this network has no graph: {reason}")
-        engine = _build(model, device, precision, wanted)
-        check_agreement(engine, reference, model.config, precision)
-    except Exception as error:  # a driver, an instruction set, a file: whatever it is, eager torch is there
-        text = str(error).strip().splitlines()
-        reason = f"runtime {wanted} is not used ({type(error).__name__}: {text[0] if text else 'no message'})"
-        logger.warning("%s; eager torch goes on, slower and with the same results", reason)
+    device_type, ways = _RUNTIMES[wanted]
+    reason = None
+    if device.type != device_type:
+        reason = f"runtime {wanted} is not used: it does not run on {device}"
+    elif (unfit := why_not(model.config)) is not None:
+        reason = f"runtime {wanted} is not used: this network has no graph: {unfit}"
+    if reason is not None:
+        logger.warning("%s; %s", reason, _EAGER)
         return None, reason
-    return engine, ""
+    for way, build in ways.items():
+        try:
+            engine = build(model, device, precision)
+            check_agreement(engine, reference, model.config, precision)
+        except Exception as error:  # a driver, an instruction set, a file: whatever it is, eager torch is there
+            text = str(error).strip().splitlines()
+            reason = f"{way} is not used ({type(error).__name__}: {text[0] if text else 'no message'})"
+            logger.warning("%s; %s", reason, _EAGER if way == list(ways)[-1] else "the next best is tried")
+        else:
+            return engine, ""
+    return None, reason
 
 
-def _build(model: GSRender, device: torch.device, precision: torch.dtype, runtime: str) -> Engine:
-    if {"openvino": "cpu", "cuda_graph": "cuda"}[runtime] != device.type:
-        raise RuntimeError(f"it does not run on {device}")
-    if runtime == "openvino":
-        from gsrender_core.engine.openvino_engine import OpenVinoEngine
+def _openvino(model: GSRender, device: torch.device, precision: torch.dtype) -> Engine:
+    from gsrender_core.engine.openvino_engine import OpenVinoEngine
 
-        return OpenVinoEngine(model, precision)
+    return OpenVinoEngine(model, precision)
+
+
+def _cuda_graph(model: GSRender, device: torch.device, precision: torch.dtype, plain: bool = False) -> Engine:
     from gsrender_core.engine.cuda_graph_engine import CudaGraphEngine
 
-    return CudaGraphEngine(model, device, precision)
+    return CudaGraphEngine(model, device, precision, plain)
+
+
+_EAGER = "eager torch goes on, slower and with the same results"
+# Of each runtime its device, and the ways to make it, the best first.
+_RUNTIMES = {
+    "openvino": ("cpu", {"runtime openvino": _openvino}),
+    "cuda_graph": (
+        "cuda",
+        {
+            "runtime cuda_graph": _cuda_graph,
+            "runtime cuda_graph of torch's own kernels": functools.partial(_cuda_graph, plain=True),
+        },
+    ),
+}

@@ -4,10 +4,14 @@ Intrinsics and poses are inputs that are copied in before every replay, so a cal
 has one number of cameras; another number captures another graph.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from torch import nn
 
 from gsrender_core.data.frame import Frame
+from gsrender_core.engine.gpu_network import GpuNetwork
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.model.parts import WholeNetwork
 from gsrender_core.model.view_transformer import ego_from_pixel
@@ -16,7 +20,7 @@ WARM_UP_RUNS = 3  # libraries choose their kernels and workspaces before the cap
 
 
 def network_inputs(frame: Frame, tau: float, device: torch.device) -> list[torch.Tensor]:
-    """What ``WholeNetwork`` takes of a frame, on a device."""
+    """What ``WholeNetwork`` and ``GpuNetwork`` take of a frame, on a device."""
     return [torch.from_numpy(frame.images).to(device), *(t.to(device) for t in _geometry(frame, tau))]
 
 
@@ -26,22 +30,33 @@ def _geometry(frame: Frame, tau: float) -> tuple[torch.Tensor, ...]:
 
 
 class Captured:
-    """One graph with the memory that it reads and writes."""
+    """One graph with the memory that it reads and writes.
+
+    Args:
+        network: takes ``inputs``; its shapes do not depend on values.
+        inputs: on the GPU; what lies there when the graph is replayed is predicted from.
+        autocast: whether products are brought to bfloat16 in the call.
+    """
 
     @torch.inference_mode()
-    def __init__(self, network: WholeNetwork, inputs: list[torch.Tensor], precision: torch.dtype):
+    def __init__(self, network: Callable, inputs: list[torch.Tensor], autocast: bool):
         self.inputs = inputs
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         # Without the cache of autocast: its casts of weights would belong to one capture.
-        cast = torch.autocast("cuda", torch.bfloat16, enabled=precision == torch.bfloat16, cache_enabled=False)
-        with torch.cuda.stream(stream), cast:
-            for _ in range(WARM_UP_RUNS):
-                network(*inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph), cast:
-            self.outputs = network(*inputs)
+        cast = torch.autocast("cuda", torch.bfloat16, enabled=autocast, cache_enabled=False)
+        # Shapes are fixed: cuDNN's algorithms are tried once, in the first warm-up run, for all replays.
+        tried = torch.backends.cudnn.flags(
+            enabled=True, benchmark=True, deterministic=False, allow_tf32=torch.backends.cudnn.allow_tf32
+        )
+        with tried, cast:
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP_RUNS):
+                    network(*inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.outputs = network(*inputs)
 
 
 class CudaGraphEngine:
@@ -51,13 +66,15 @@ class CudaGraphEngine:
         model: folded, on the GPU, in evaluation mode; ``parts.why_not`` finds nothing.
         device: of the model.
         precision: float32 or bfloat16.
+        plain: torch's own kernels, in bfloat16 under autocast, instead of ``GpuNetwork``.
     """
 
     name = "cuda_graph"
 
-    def __init__(self, model: GSRender, device: torch.device, precision: torch.dtype):
-        self._network = WholeNetwork(model).to(device).eval()
-        self._device, self._precision = device, precision
+    def __init__(self, model: GSRender, device: torch.device, precision: torch.dtype, plain: bool = False):
+        network: nn.Module = WholeNetwork(model) if plain else GpuNetwork(model, precision)
+        self._network, self._device = network.to(device).eval(), device
+        self._autocast = plain and precision == torch.bfloat16
         self._captured: dict[int, Captured] = {}
         self._staging: dict[int, torch.Tensor] = {}
 
@@ -79,5 +96,5 @@ class CudaGraphEngine:
         if cameras not in self._captured:
             self._staging[cameras] = torch.zeros(shape, dtype=torch.uint8).pin_memory()
             inputs = [tensor.to(self._device) for tensor in (self._staging[cameras], *geometry)]
-            self._captured[cameras] = Captured(self._network, inputs, self._precision)
+            self._captured[cameras] = Captured(self._network, inputs, self._autocast)
         return self._captured[cameras]

@@ -88,7 +88,8 @@ class Backbone(nn.Module):
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Images uint8 [N, 3, H, W] -> maps [N, C_s, H/s, W/s]."""
-        x = ((images.float() - self.mean) / self.std).to(memory_format=torch.channels_last)
+        x = (images.float() - self.mean) / self.std
+        x = x.to(next(self.body.parameters()).dtype, memory_format=torch.channels_last)
         if not self.frozen:
             return self.body(x)
         with torch.no_grad():

@@ -53,6 +53,10 @@ class _Cells(nn.Module):
         u = self.encoder.upsample if bev and self.encoder.subpixel else 1
         self.cell_shape = (X // u, Y // u, u, u, Z)
 
+    def encoder_input(self, volume: torch.Tensor) -> torch.Tensor:
+        """Lifted volume [X', Y', Z, F'] as the encoder takes it, [1, F', X', Y', Z] in its precision."""
+        return volume.to(next(self.encoder.parameters()).dtype)[None].permute(0, 4, 1, 2, 3)
+
     def by_voxel(self, values):
         """Values of all voxels in the encoder's order (a tensor or array of any shape) as [X, Y, Z]."""
         X, Y, u, _, Z = self.cell_shape
@@ -68,13 +72,17 @@ class VolumePart(_Cells):
         super().__init__(model)
         self.head = model.head
 
-    def forward(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        lifted = volume[None].permute(0, 4, 1, 2, 3)
+    def rows(self, volume: torch.Tensor) -> torch.Tensor:
+        """P as rows [N, F] in the encoder's order and precision."""
+        lifted = self.encoder_input(volume)
         if isinstance(self.encoder, BevEncoder):
             cells = self.encoder.cells(lifted)[0]
         else:
             cells = self.encoder(lifted)[0].permute(1, 2, 3, 0)
-        rows = cells.float().reshape(-1, cells.shape[-1])
+        return cells.reshape(-1, cells.shape[-1])
+
+    def forward(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = self.rows(volume).float()
         with torch.autocast(rows.device.type, enabled=False):  # the head is float32 in every precision
             return self.head.opacity(rows), rows
 
@@ -111,7 +119,7 @@ class CellPart(_Cells):
         return isinstance(model.encoder, BevEncoder) and isinstance(model.head, GaussianHead) and model.head.linear
 
     def forward(self, volume: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = self.encoder.rows(volume[None].permute(0, 4, 1, 2, 3))[0].flatten(0, 1).float()
+        rows = self.encoder.rows(self.encoder_input(volume))[0].flatten(0, 1).float()
         with torch.autocast(rows.device.type, enabled=False):
             return F.linear(rows, self.opacity_weight, self.opacity_bias), rows
 
@@ -124,6 +132,30 @@ class CellPart(_Cells):
 def after_the_lift(model: GSRender) -> VolumePart | CellPart:
     """The cheaper of the two that serves a network."""
     return (CellPart if CellPart.serves(model) else VolumePart)(model).eval()
+
+
+def voxels_of_rays(view, cells: tuple[int, int], ego_from_pixel: torch.Tensor, origins: torch.Tensor) -> torch.Tensor:
+    """Voxel of every point that ``LiftSplat`` (``view``) lifts, int64 [C, D, h * w]; -1 for those outside the grid.
+
+    ``cells``: (h, w); ``ego_from_pixel``, ``origins``: as ``LiftSplat.frustum``.
+    """
+    X, Y, Z = view.shape
+    with torch.autocast(origins.device.type, enabled=False):  # geometry in bfloat16 misses voxels by half a metre
+        points = view.frustum(*cells, ego_from_pixel, origins).flatten(2, 3)
+    x, y, z = torch.floor((points - view.low) / view.size).unbind(-1)
+    inside = (x >= 0) & (x < X) & (y >= 0) & (y < Y) & (z >= 0) & (z < Z)
+    return torch.where(inside, (x * Y + y) * Z + z, torch.full_like(x, -1)).long()
+
+
+def labels_of(
+    opacity: torch.Tensor, logits: torch.Tensor, tau: torch.Tensor, free: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eq. 7 in fixed shapes: opacity before the sigmoid [N] and logits [N, K] to labels uint8 and confidence [N]."""
+    best, label = torch.softmax(logits, dim=-1).max(dim=-1)
+    opacity = torch.sigmoid(opacity)
+    occupied = opacity >= tau
+    confidence = torch.where(occupied, opacity * best, torch.zeros_like(opacity))
+    return torch.where(occupied, label, torch.full_like(label, free)).to(torch.uint8), confidence
 
 
 class WholeNetwork(nn.Module):
@@ -148,23 +180,14 @@ class WholeNetwork(nn.Module):
         probability, rows = self.images(images, Ks, T_ego_cam)
         opacity, rows = self.volume(self._lift(probability, rows, ego_from_pixel, T_ego_cam[:, :3, 3]))
         with torch.autocast(rows.device.type, enabled=False):
-            best, label = torch.softmax(self.volume.logits(rows), dim=-1).max(dim=-1)
-        opacity = torch.sigmoid(opacity).flatten()
-        occupied = opacity >= tau
-        confidence = torch.where(occupied, opacity * best, torch.zeros_like(opacity))
-        label = torch.where(occupied, label, torch.full_like(label, self.free)).to(torch.uint8)
+            label, confidence = labels_of(opacity.flatten(), self.volume.logits(rows), tau, self.free)
         return self.volume.by_voxel(label), self.volume.by_voxel(confidence)
 
     def _lift(self, probability, rows, ego_from_pixel, origins):
-        view, (h, w) = self.view, self.cells
-        X, Y, Z = view.shape
-        with torch.autocast(origins.device.type, enabled=False):  # geometry in bfloat16 misses voxels by half a metre
-            points = view.frustum(h, w, ego_from_pixel, origins).flatten(2, 3)
-        index = torch.floor((points - view.low) / view.size)
-        x, y, z = index.unbind(-1)
-        inside = (x >= 0) & (x < X) & (y >= 0) & (y < Y) & (z >= 0) & (z < Z)
+        X, Y, Z = self.view.shape
         # Points outside go to one row more, which is cut off: a selection would have no fixed size.
-        flat = torch.where(inside, (x * Y + y) * Z + z, torch.full_like(x, X * Y * Z)).long().flatten()
+        flat = voxels_of_rays(self.view, self.cells, ego_from_pixel, origins).flatten()
+        flat = torch.where(flat < 0, torch.full_like(flat, X * Y * Z), flat)
         lifted = (probability[..., None] * rows[:, None]).flatten(0, 2)
         volume = torch.zeros(X * Y * Z + 1, rows.shape[-1], dtype=lifted.dtype, device=lifted.device)
         volume = volume.scatter_add(0, flat[:, None].expand_as(lifted), lifted)

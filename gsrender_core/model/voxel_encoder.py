@@ -128,9 +128,14 @@ class BevStereo3d(nn.Module):
         levels = [self.stages[0](volume)]
         for stage in self.stages[1:]:
             levels.append(stage(levels[-1]))
-        size = levels[0].shape[2:]
-        wide = [F.interpolate(x, size=size, mode="trilinear", align_corners=False) for x in levels[1:]]
-        x = self.joined(torch.cat((levels[0], *wide), dim=1))
+        # Joined by a 1x1x1 convolution, which may come before widening: 32 channels are widened instead of 192, and no
+        # joint map is written.
+        size, (conv, norm, relu) = levels[0].shape[2:], self.joined
+        first, *others = conv.weight.split([level.shape[1] for level in levels], dim=1)
+        x = F.conv3d(levels[0], first, conv.bias)
+        for level, weight in zip(levels[1:], others, strict=True):
+            x = x + F.interpolate(F.conv3d(level, weight), size=size, mode="trilinear", align_corners=False)
+        x = relu(norm(x))
         if self.upsample > 1:
             size = (size[0] * self.upsample, size[1] * self.upsample, size[2])
             x = F.interpolate(x, size=size, mode="trilinear", align_corners=False)

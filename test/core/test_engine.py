@@ -1,5 +1,6 @@
 """Runtimes against eager torch: same labels from any frame, and a loud way back where that is not so."""
 
+import copy
 import dataclasses
 import logging
 
@@ -12,6 +13,8 @@ from gsrender_core.config import BackboneConfig, EncoderConfig, HeadConfig, View
 from gsrender_core.data.frame import Frame
 from gsrender_core.engine import make_engine
 from gsrender_core.engine.agreement import AgreementError, check_agreement, surround_frame
+from gsrender_core.engine.fused_convolutions import ConvReLU, ResidualReLU
+from gsrender_core.engine.gpu_network import GpuNetwork
 from gsrender_core.engine.labelling import CellLabels, RowLabels
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.model.parts import CellPart, VolumePart, WholeNetwork
@@ -84,15 +87,16 @@ def assert_same(engine, predictor, frame):
     ],
     ids=["smooth", "subpixel", "cells", "smooth_linear", "resnet3d", "bevdepth"],
 )
-@pytest.mark.parametrize("runtime", ["openvino", "whole"])
+@pytest.mark.parametrize("runtime", ["openvino", "whole", "gpu"])
 def test_every_runtime_equals_eager_torch_on_random_frames(changes, runtime):
     model = network(**changes)
     reference = Predictor(model, device="cpu", precision="float32")
     if runtime == "openvino":
         engine, _ = make_engine(reference.model, CPU, FLOAT, runtime, reference._by_torch)
         assert engine is not None
-    else:  # what CUDA graphs capture and ONNX exports
-        whole = WholeNetwork(reference.model).eval()
+    else:  # what ONNX exports, and what a CUDA graph captures with references in place of its kernels
+        whole = WholeNetwork(reference.model) if runtime == "whole" else GpuNetwork(reference.model, FLOAT)
+        whole.eval()
 
         def engine(frame, tau):
             images, Ks, T = (torch.from_numpy(a) for a in (frame.images, frame.Ks, frame.T_ego_cam))
@@ -119,6 +123,51 @@ def test_bfloat16_leaves_geometry_and_head_in_float32():
     with torch.autocast("cpu", torch.bfloat16):
         opacity, P = whole.volume(volumes[0])
     torch.testing.assert_close(opacity, whole.volume.head.opacity(P))
+
+
+RESNET = {
+    "backbone": BackboneConfig("resnet18", pretrained=False, strides=(16, 32)),
+    "view": ViewConfig(stride=16, neck="joined", neck_channels=16, channels=8),
+}
+
+
+@torch.no_grad()
+def test_a_fused_network_is_the_same_function():
+    """``resnet50`` has the same blocks with one convolution more."""
+    model = Predictor(network(**RESNET, encoder=SUBPIXEL), device="cpu", precision="float32").model
+    fused = GpuNetwork(model, FLOAT)
+    kinds = [type(module) for module in fused.modules()]
+    # 8 residual blocks of the backbone, 1 of the depth net, 6 of the encoder; two convolutions of the neck, one of the
+    # encoder, and the first one of every residual block. The first of the backbone takes three channels.
+    assert (kinds.count(ResidualReLU), kinds.count(ConvReLU)) == (15, 15 + 3)
+    frame = frame_of(11)
+    inputs = [torch.from_numpy(a) for a in (frame.images, frame.Ks, frame.T_ego_cam)]
+    Ks, T = inputs[1].float(), inputs[2].float()
+    for ours, theirs in zip(
+        fused.images(inputs[0], Ks, T), WholeNetwork(model).images(inputs[0], Ks, T), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert len(list(model.modules())) == len(list(copy.deepcopy(model).modules())), "the model itself was changed"
+
+
+@torch.no_grad()
+def test_a_network_in_bfloat16_is_autocast_to_a_few_thousandths():
+    model = Predictor(network(**RESNET), device="cpu", precision="float32").model
+    whole, ours = WholeNetwork(model).eval(), GpuNetwork(model, torch.bfloat16).eval()
+    assert next(model.parameters()).dtype == FLOAT, "the model itself was changed"
+    assert {p.dtype for p in ours.volume.head.parameters()} == {FLOAT}
+    for seed in (12, 13):
+        frame = frame_of(seed)
+        images, Ks, T = (torch.from_numpy(a) for a in (frame.images, frame.Ks, frame.T_ego_cam))
+        Ks, T = Ks.float(), T.float()
+        geometry = images, Ks, T, ego_from_pixel(Ks, T)
+        _, everywhere = whole(*geometry, torch.tensor(0.0))
+        tau = everywhere.quantile(0.5)
+        (exact, _), (labels, _) = whole(*geometry, tau), ours(*geometry, tau)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast, _ = whole(*geometry, tau)
+        agreement, usual = ((a == exact).float().mean() for a in (labels, cast))
+        assert agreement > 0.9 and agreement > usual - 0.03, (agreement, usual)
 
 
 def test_rows_of_cells_find_their_voxels():

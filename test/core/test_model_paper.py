@@ -16,6 +16,7 @@ from gsrender_core.data.frame import previous_frames
 from gsrender_core.data.nuscenes import NuScenes
 from gsrender_core.model.depth_net import depth_edges
 from gsrender_core.model.gsrender import CameraInput, GSRender
+from gsrender_core.model.voxel_encoder import BevStereo3d
 from gsrender_core.objective import Objective
 from gsrender_core.training_frames import TrainingFrames
 from gsrender_core.voxel_grid import VoxelGrid
@@ -173,3 +174,20 @@ def test_every_configuration_trains_on_real_frames(name, data, i):
         # Within 2 m the two frames see largely the same places; without, or against, the 1.3 m of motion fewer.
         here, there = (F.max_pool3d((v != 0).any(0).float()[None], (5, 5, 4)) > 0 for v in (now, history))
         assert 0.72 < (here & there).sum() / (here | there).sum() < 1
+
+
+def test_joined_levels_may_be_widened_after_their_convolution():
+    """As the reference network writes it: widened, joined by their channels, then one 1x1x1 convolution."""
+    torch.manual_seed(5)
+    encoder = BevStereo3d(6, 4, 5, upsample=1)
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            torch.nn.init.normal_(module.weight)
+            torch.nn.init.normal_(module.bias)
+    volume = torch.randn(2, 6, 12, 12, 8)
+    levels = [encoder.stages[0](volume)]
+    for stage in encoder.stages[1:]:
+        levels.append(stage(levels[-1]))
+    wide = [F.interpolate(x, size=levels[0].shape[2:], mode="trilinear", align_corners=False) for x in levels]
+    expected = encoder.final(encoder.joined(torch.cat(wide, dim=1)))
+    torch.testing.assert_close(encoder(volume), expected, rtol=1e-4, atol=1e-4)

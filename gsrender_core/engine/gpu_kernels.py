@@ -1,0 +1,324 @@
+"""The lift and the labels of a prediction as Triton kernels: nothing per point or per hidden unit reaches memory.
+
+Both launch with fixed shapes, wait for nothing and allocate nothing, so that a CUDA graph captures them; call each once
+before the capture, which compiles it. Each has a slow, readable reference of the same arguments for any device.
+"""
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # a machine without a GPU needs none
+    triton = None
+
+FLOATS = (torch.float32, torch.bfloat16)
+# Of a lifting program: numbers of a tile of rows (cells x features; four a thread, one vectorised atomic), and depth
+# bins that it walks. More bins read the rows less often and merge longer runs; fewer make more programs. 22 are a
+# quarter of 88 bins.
+TILE, BINS = 512, 22
+# Of a labelling program: tiles of rows that share one read of the weights.
+TILES = 4
+WARPS = 4  # a warp group, as the matrix units of sm_90 want
+
+
+def available() -> bool:
+    """Whether Triton can be imported; a GPU is another question."""
+    return triton is not None
+
+
+def lift(voxel: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor, volume: torch.Tensor) -> None:
+    """Sum every row, times the probability of each depth bin, into the voxel of that bin.
+
+    "Splat" of Philion & Fidler, "Lift, Splat, Shoot", 2020. Float32 atomics in no fixed order: two runs differ by
+    rounding.
+
+    Args:
+        voxel: int32 [C, D, N], flat voxel index of a cell at a depth bin, -1 outside the grid; below V, which is not
+            checked since that would wait for the GPU.
+        rows: float32 or bfloat16 [C, N, F], features of N cells a camera.
+        weights: float32 or bfloat16 [C, D, N], probabilities.
+        volume: float32 [V, F]; overwritten.
+
+    Raises:
+        ValueError: a tensor of another shape, dtype, layout or device.
+        RuntimeError: Triton is missing.
+    """
+    (C, D, N), features = _check_lift(voxel, rows, weights, volume)
+    with _kernels_on(volume.device, "lift_reference"):
+        volume.zero_()
+        if not (voxel.numel() and volume.numel()):
+            return
+        block = _power_of_two(features)
+        cells = max(1, TILE // block)
+        grid = (triton.cdiv(N, cells), triton.cdiv(D, BINS), C)
+        _lift_kernel[grid](
+            voxel, rows, weights, volume, D, N, features, BINS=BINS, CELLS=cells, FEATURES=block, num_warps=WARPS
+        )
+
+
+def lift_reference(voxel: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor, volume: torch.Tensor) -> None:
+    """``lift`` in torch, on any device: a list of all points inside the grid, then one sum."""
+    _check_lift(voxel, rows, weights, volume)
+    camera, depth_bin, cell = torch.nonzero(voxel >= 0, as_tuple=True)
+    points = rows[camera, cell].float() * weights[camera, depth_bin, cell].float()[:, None]
+    volume.zero_().index_add_(0, voxel[camera, depth_bin, cell], points)
+
+
+def label_rows(
+    rows: torch.Tensor,
+    hidden_weight: torch.Tensor | None,
+    hidden_bias: torch.Tensor | None,
+    output_weight: torch.Tensor,
+    output_bias: torch.Tensor,
+    tau: torch.Tensor,
+    free: int,
+    labels: torch.Tensor,
+    confidence: torch.Tensor,
+    precision: str | None = None,
+) -> None:
+    """Labels by Eq. 7 of GSRender of a ``GaussianHead``'s opacity and class logits, each row read once.
+
+    out = W2 softplus(W1 x + b1) + b2, or W2 x + b2 of a head of one layer; opacity = sigmoid(out[0]). Where it reaches
+    ``tau``, the label is the likeliest class and the confidence opacity times its probability; elsewhere, also where
+    opacity is NaN, ``free`` and 0.
+
+    Args:
+        rows: float32 or bfloat16 [N, F].
+        hidden_weight, hidden_bias: float32 [H, F] and [H]; both None for a head of one layer.
+        output_weight, output_bias: float32 [1 + K, H or F] and [1 + K], opacity first, then K <= 256 classes.
+        tau: float32 [], on the device, so that a replay may change it.
+        free: 0 to 255.
+        labels: uint8 [N]; overwritten.
+        confidence: float32 [N]; overwritten.
+        precision: of the products: "ieee" (float32), "tf32x3" or "tf32" (11 bits of mantissa, on the matrix units;
+            float32 sums). None is tf32 for bfloat16 rows, which it represents exactly and whose own error is larger
+            than that of the rounded weights, and ieee for float32 rows, whose reader wants float32.
+
+    Raises:
+        ValueError: a tensor of another shape, dtype, layout or device, or another value.
+        RuntimeError: Triton is missing.
+    """
+    _check_labels(rows, hidden_weight, hidden_bias, output_weight, output_bias, tau, free, labels, confidence)
+    if precision not in (None, "ieee", "tf32", "tf32x3"):
+        raise ValueError(f"precision is {precision!r}; 'ieee', 'tf32', 'tf32x3' or None is wanted")
+    with _kernels_on(rows.device, "label_rows_reference"):
+        if not len(rows):
+            return
+        features = rows.shape[1]
+        hidden = 0 if hidden_weight is None else len(hidden_weight)
+        precision = precision or ("tf32" if rows.dtype == torch.bfloat16 else "ieee")
+        sides = [max(16, _power_of_two(n)) for n in (features, hidden, len(output_bias))]  # tl.dot takes no less
+        block = 32 if precision == "ieee" else 64  # without spills; matrix units of sm_90 take 64 rows at a time
+        _label_kernel[(triton.cdiv(len(rows), block * TILES),)](
+            *(rows, hidden_weight, hidden_bias, output_weight, output_bias, tau, labels, confidence),
+            *(len(rows), features, hidden, len(output_bias) - 1, free),
+            ROWS=block, TILES=TILES, FEATURES=sides[0], HIDDEN=sides[1], OUTPUTS=sides[2],
+            TWO_LAYERS=hidden_weight is not None, PRECISION=precision, num_warps=WARPS,
+        )  # fmt: skip
+
+
+def label_rows_reference(
+    rows: torch.Tensor,
+    hidden_weight: torch.Tensor | None,
+    hidden_bias: torch.Tensor | None,
+    output_weight: torch.Tensor,
+    output_bias: torch.Tensor,
+    tau: torch.Tensor,
+    free: int,
+    labels: torch.Tensor,
+    confidence: torch.Tensor,
+) -> None:
+    """``label_rows`` in float32 torch, on any device."""
+    _check_labels(rows, hidden_weight, hidden_bias, output_weight, output_bias, tau, free, labels, confidence)
+    x = rows.float()
+    hidden = x if hidden_weight is None else F.softplus(F.linear(x, hidden_weight, hidden_bias))
+    out = F.linear(hidden, output_weight, output_bias)
+    opacity = torch.sigmoid(out[:, 0])
+    best, label = torch.softmax(out[:, 1:], dim=1).max(dim=1)
+    occupied = opacity >= tau
+    labels.copy_(torch.where(occupied, label, torch.full_like(label, free)))
+    confidence.copy_(torch.where(occupied, opacity * best, torch.zeros_like(best)))
+
+
+if triton is not None:
+
+    @triton.jit
+    def _lift_kernel(
+        voxel,
+        rows,
+        weights,
+        volume,
+        bins,
+        cells,
+        features,
+        BINS: tl.constexpr,
+        CELLS: tl.constexpr,
+        FEATURES: tl.constexpr,
+    ):
+        """One program: CELLS cells of a camera, at BINS depth bins."""
+        cell = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
+        first = tl.program_id(1) * BINS
+        camera = tl.program_id(2).to(tl.int64)
+        feature = tl.arange(0, FEATURES)
+        is_cell, is_feature = cell < cells, feature < features
+        place = (camera * cells + cell)[:, None] * features + feature[None, :]
+        row = tl.load(rows + place, mask=is_cell[:, None] & is_feature[None, :], other=0).to(tl.float32)
+        # Neighbouring bins of a ray often share a voxel. A row is the same at all of them, so that a run of bins is
+        # one atomic of the summed weight.
+        run = tl.full([CELLS], -1, tl.int32)
+        total = tl.zeros([CELLS], tl.float32)
+        last = tl.minimum(first + BINS, bins) - 1
+        point = (camera * bins + first) * cells + cell
+        v = tl.load(voxel + point, mask=is_cell, other=-1)
+        weight = tl.load(weights + point, mask=is_cell, other=0)
+        for depth_bin in range(first, last + 1):
+            # Before the atomics, past which no compiler moves a load: waiting and adding overlap.
+            point = (camera * bins + tl.minimum(depth_bin + 1, last)) * cells + cell
+            next_v = tl.load(voxel + point, mask=is_cell, other=-1)
+            next_weight = tl.load(weights + point, mask=is_cell, other=0)
+            ends = (v != run) & (run >= 0)
+            target = volume + run.to(tl.int64)[:, None] * features + feature[None, :]
+            # Relaxed: the default orders every atomic against all of memory, which nobody needs here.
+            tl.atomic_add(target, row * total[:, None], mask=ends[:, None] & is_feature[None, :], sem="relaxed")
+            total = tl.where(v == run, total, 0.0) + weight.to(tl.float32)
+            run, v, weight = v, next_v, next_weight
+        target = volume + run.to(tl.int64)[:, None] * features + feature[None, :]
+        tl.atomic_add(target, row * total[:, None], mask=(run >= 0)[:, None] & is_feature[None, :], sem="relaxed")
+
+    @triton.jit
+    def _label_kernel(
+        rows,
+        hidden_weight,
+        hidden_bias,
+        output_weight,
+        output_bias,
+        tau,
+        labels,
+        confidence,
+        count,
+        features,
+        hidden_units,
+        classes,
+        free,
+        ROWS: tl.constexpr,
+        TILES: tl.constexpr,
+        FEATURES: tl.constexpr,
+        HIDDEN: tl.constexpr,
+        OUTPUTS: tl.constexpr,
+        TWO_LAYERS: tl.constexpr,
+        PRECISION: tl.constexpr,
+    ):
+        """One program: TILES tiles of ROWS rows. Padding of every tile is zero."""
+        feature = tl.arange(0, FEATURES)
+        unit = tl.arange(0, HIDDEN)
+        output = tl.arange(0, OUTPUTS)
+        is_feature, is_unit, is_output = feature < features, unit < hidden_units, output < classes + 1
+        is_class = (output > 0) & is_output
+        b2 = tl.load(output_bias + output, mask=is_output, other=0)
+        if TWO_LAYERS:  # weights are read transposed, as the products take them
+            place, real = unit[None, :] * features + feature[:, None], is_unit[None, :] & is_feature[:, None]
+            W1 = tl.load(hidden_weight + place, mask=real, other=0)
+            b1 = tl.load(hidden_bias + unit, mask=is_unit, other=0)
+            place, real = output[None, :] * hidden_units + unit[:, None], is_output[None, :] & is_unit[:, None]
+            W2 = tl.load(output_weight + place, mask=real, other=0)
+        else:
+            place, real = output[None, :] * features + feature[:, None], is_output[None, :] & is_feature[:, None]
+            W2 = tl.load(output_weight + place, mask=real, other=0)
+        least = tl.load(tau)
+        for tile in range(TILES):
+            row = (tl.program_id(0) * TILES + tile) * ROWS + tl.arange(0, ROWS)
+            is_row = row < count
+            source = rows + row.to(tl.int64)[:, None] * features + feature[None, :]
+            x = tl.load(source, mask=is_row[:, None] & is_feature[None, :], other=0).to(tl.float32)
+            if TWO_LAYERS:
+                h = tl.dot(x, W1, input_precision=PRECISION) + b1[None, :]
+                # Softplus that cannot overflow. Torch's threshold (h itself above 20) is below float32's resolution.
+                h = tl.maximum(h, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(h)))
+                h = tl.where(is_unit[None, :], h, 0.0)  # infinite features make NaN of padding
+                out = tl.dot(h, W2, input_precision=PRECISION) + b2[None, :]
+            else:
+                out = tl.dot(x, W2, input_precision=PRECISION) + b2[None, :]
+            opacity = tl.sigmoid(tl.sum(tl.where(output[None, :] == 0, out, 0.0), axis=1))
+            logits = tl.where(is_class[None, :], out, float("-inf"))
+            top = tl.max(logits, axis=1)
+            best = 1.0 / tl.sum(tl.exp(logits - top[:, None]), axis=1)
+            # The first of equals. Logits of NaN equal nothing: the last class then, whose confidence is NaN.
+            where = tl.min(tl.where(logits == top[:, None], output[None, :], OUTPUTS), axis=1)
+            label = tl.minimum(where, classes) - 1
+            occupied = opacity >= least  # false for NaN
+            tl.store(labels + row, tl.where(occupied, label, free).to(tl.uint8), mask=is_row)
+            tl.store(confidence + row, tl.where(occupied, opacity * best, 0.0), mask=is_row)
+
+
+def _check_lift(voxel, rows, weights, volume) -> tuple[tuple[int, int, int], int]:
+    """((C, D, N), F), or an error."""
+    for name, tensor, letters in (("voxel", voxel, "C, D, N"), ("rows", rows, "C, N, F"), ("volume", volume, "V, F")):
+        _check_axes(name, tensor, letters)
+    (C, D, N), features, device = voxel.shape, rows.shape[2], voxel.device
+    _check("voxel", voxel, (C, D, N), (torch.int32,), device)
+    _check("rows", rows, (C, N, features), FLOATS, device)
+    _check("weights", weights, (C, D, N), FLOATS, device)
+    _check("volume", volume, (len(volume), features), (torch.float32,), device)
+    return (C, D, N), features
+
+
+def _check_labels(rows, hidden_weight, hidden_bias, output_weight, output_bias, tau, free, labels, confidence) -> None:
+    _check_axes("rows", rows, "N, F")
+    _check_axes("output_weight", output_weight, "1 + K, H or F")
+    (count, features), device, single = rows.shape, rows.device, (torch.float32,)
+    _check("rows", rows, (count, features), FLOATS, device)
+    if (hidden_weight is None) != (hidden_bias is None):
+        missing = "hidden_weight" if hidden_weight is None else "hidden_bias"
+        raise ValueError(f"{missing} alone is None; both or none of the hidden layer's tensors are wanted")
+    inputs = features
+    if hidden_weight is not None:
+        _check_axes("hidden_weight", hidden_weight, "H, F")
+        inputs = len(hidden_weight)
+        _check("hidden_weight", hidden_weight, (inputs, features), single, device)
+        _check("hidden_bias", hidden_bias, (inputs,), single, device)
+    outputs = len(output_weight)
+    if not 2 <= outputs <= 257:
+        raise ValueError(f"output_weight has {outputs} rows; opacity and 1 to 256 classes are wanted, so 2 to 257")
+    _check("output_weight", output_weight, (outputs, inputs), single, device)
+    _check("output_bias", output_bias, (outputs,), single, device)
+    _check("tau", tau, (), single, device)
+    if not 0 <= free <= 255:
+        raise ValueError(f"free is {free}; labels are uint8, so 0 to 255 is wanted")
+    _check("labels", labels, (count,), (torch.uint8,), device)
+    _check("confidence", confidence, (count,), single, device)
+
+
+def _check_axes(name: str, tensor: torch.Tensor, letters: str) -> None:
+    if tensor.ndim != letters.count(",") + 1:
+        raise ValueError(f"{name} has shape {list(tensor.shape)}; [{letters}] is wanted")
+
+
+def _check(name: str, tensor: torch.Tensor, shape: tuple[int, ...], dtypes, device: torch.device) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} has shape {list(tensor.shape)}; {list(shape)} is wanted")
+    if tensor.dtype not in dtypes:
+        raise ValueError(f"{name} is {tensor.dtype}; {' or '.join(map(str, dtypes))} is wanted")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} has strides {list(tensor.stride())}; contiguous memory is wanted")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}; {device}, where the other tensors are, is wanted")
+
+
+def _kernels_on(device: torch.device, reference: str):
+    """The device made current, as Triton launches there; an error where there are no kernels for it."""
+    if triton is None:
+        raise RuntimeError(f"Triton cannot be imported: install it, or call {reference}")
+    if device.type == "cuda":
+        return torch.cuda.device(device)
+    if isinstance(_lift_kernel, triton.JITFunction):  # something else in Triton's interpreter
+        raise ValueError(f"The tensors are on {device}; a CUDA device is wanted: move them, or call {reference}")
+    return contextlib.nullcontext()
+
+
+def _power_of_two(number: int) -> int:
+    """The least power of two that is not below a number."""
+    return 1 << max(0, number - 1).bit_length()
