@@ -1,6 +1,7 @@
-"""The lift and the labels of a prediction as Triton kernels: nothing per point or per hidden unit reaches memory.
+"""The lift and the labels of a prediction as Triton kernels: of a point its voxel's number alone reaches memory, of a
+hidden unit nothing.
 
-Both launch with fixed shapes, wait for nothing and allocate nothing, so that a CUDA graph captures them; call each once
+All launch with fixed shapes, wait for nothing and allocate nothing, so that a CUDA graph captures them; call each once
 before the capture, which compiles it. Each has a slow, readable reference of the same arguments for any device.
 """
 
@@ -23,11 +24,42 @@ TILE, BINS = 512, 22
 # Of a labelling program: tiles of rows that share one read of the weights.
 TILES = 4
 WARPS = 4  # a warp group, as the matrix units of sm_90 want
+POINTS = 512  # of a program that places points
 
 
-def available() -> bool:
-    """Whether Triton can be imported; a GPU is another question."""
-    return triton is not None
+def serve(device: torch.device) -> bool:
+    """Whether the kernels run on a device: Triton is there, and the device is a GPU or all is interpreted."""
+    return triton is not None and (device.type == "cuda" or not isinstance(_lift_kernel, triton.JITFunction))
+
+
+def place(
+    view, cells: tuple[int, int], ego_from_pixel: torch.Tensor, origins: torch.Tensor, voxel: torch.Tensor
+) -> None:
+    """The voxel of every point of the lift; the reference is ``parts.voxels_of_rays``.
+
+    Args:
+        view: the ``LiftSplat``; depth bins, stride and lattice are its own.
+        cells: (h, w) of the feature map.
+        ego_from_pixel: float32 [C, 3, 3], homogeneous pixels to ego directions.
+        origins: float32 [C, 3], cameras' positions, m.
+        voxel: int32 [C, D, h * w]; overwritten, -1 outside the grid.
+
+    Raises:
+        ValueError: a tensor of another shape, dtype, layout or device.
+        RuntimeError: Triton is missing.
+    """
+    C, D, (h, w), device, single = len(origins), len(view.bin_centers_m), cells, voxel.device, (torch.float32,)
+    _check("ego_from_pixel", ego_from_pixel, (C, 3, 3), single, device)
+    _check("origins", origins, (C, 3), single, device)
+    _check("voxel", voxel, (C, D, h * w), (torch.int32,), device)
+    lattice = (view.bin_centers_m, view.low, view.size)
+    for name, tensor, count in zip(("bin_centers_m", "low", "size"), lattice, (D, 3, 3), strict=True):
+        _check(name, tensor, (count,), single, device)
+    with _kernels_on(device, "parts.voxels_of_rays"):
+        if voxel.numel():
+            _place_kernel[(triton.cdiv(h * w, POINTS), C * D)](
+                ego_from_pixel, origins, *lattice, voxel, D, h * w, w, float(view.stride), *view.shape, POINTS=POINTS
+            )
 
 
 def lift(voxel: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor, volume: torch.Tensor) -> None:
@@ -145,6 +177,29 @@ def label_rows_reference(
 
 
 if triton is not None:
+
+    @triton.jit
+    def _place_kernel(
+        ego_from_pixel, origins, bins_m, low, size, voxel, bins, cells, width, stride, X, Y, Z, POINTS: tl.constexpr
+    ):
+        """One program: POINTS cells of a camera at one depth bin."""
+        plane = tl.program_id(1)
+        camera, cell = plane // bins, tl.program_id(0) * POINTS + tl.arange(0, POINTS)
+        depth = tl.load(bins_m + plane % bins)
+        u, v = ((cell % width).to(tl.float32) + 0.5) * stride, ((cell // width).to(tl.float32) + 0.5) * stride
+        flat, inside = tl.zeros([POINTS], tl.int32), cell < cells
+        for axis in tl.static_range(3):
+            R, count = ego_from_pixel + 9 * camera + 3 * axis, (X, Y, Z)[axis]
+            ray = tl.load(R) * u + tl.load(R + 1) * v + tl.load(R + 2)
+            at = tl.floor(
+                (ray * depth + tl.load(origins + 3 * camera + axis) - tl.load(low + axis)) / tl.load(size + axis)
+            )
+            # Compared before the conversion: far points and NaN are no integers.
+            here = (at >= 0) & (at < count)
+            flat = flat * count + tl.where(here, at, 0.0).to(tl.int32)
+            inside = inside & here
+        place = plane.to(tl.int64) * cells + cell
+        tl.store(voxel + place, tl.where(inside, flat, -1), mask=cell < cells)
 
     @triton.jit
     def _lift_kernel(
@@ -312,11 +367,9 @@ def _kernels_on(device: torch.device, reference: str):
     """The device made current, as Triton launches there; an error where there are no kernels for it."""
     if triton is None:
         raise RuntimeError(f"Triton cannot be imported: install it, or call {reference}")
-    if device.type == "cuda":
-        return torch.cuda.device(device)
-    if isinstance(_lift_kernel, triton.JITFunction):  # something else in Triton's interpreter
+    if not serve(device):
         raise ValueError(f"The tensors are on {device}; a CUDA device is wanted: move them, or call {reference}")
-    return contextlib.nullcontext()
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def _power_of_two(number: int) -> int:

@@ -1,8 +1,8 @@
-"""The network as a GPU predicts with it: weights in the precision of the arithmetic, few kernels, few passes over memory.
+"""The network as a GPU predicts with it: few kernels, few passes over memory.
 
-Against ``parts.WholeNetwork`` under autocast: no weight is cast in a call; convolution, bias, residual and ReLU are one
-kernel of cuDNN; the lift and the head are kernels of our own (``gpu_kernels``) that write neither points nor hidden
-values. Both take the same inputs.
+Against ``parts.WholeNetwork`` under autocast, whose inputs it takes: weights have the precision of the arithmetic, none
+is cast in a call; convolution, bias, residual and ReLU are one kernel of cuDNN; the lift and the head are kernels of
+our own (``gpu_kernels``) that write neither points nor hidden values.
 """
 
 import copy
@@ -47,9 +47,10 @@ class GpuNetwork(nn.Module):
         probability, features = self.images(images, Ks, T_ego_cam)
         shape, origins = self._view.shape, T_ego_cam[:, :3, 3].contiguous()
         volume = torch.empty(math.prod(shape), features.shape[-1], device=images.device)
-        ours = images.is_cuda and gpu_kernels.available()
+        ours = gpu_kernels.serve(images.device)
         if ours:
-            voxel = gpu_kernels.voxels_of_rays(self._view, self._cells, ego_from_pixel, origins)
+            voxel = torch.empty(*probability.shape, dtype=torch.int32, device=images.device)
+            gpu_kernels.place(self._view, self._cells, ego_from_pixel, origins, voxel)
         else:
             voxel = voxels_of_rays(self._view, self._cells, ego_from_pixel, origins).int()
         lift = gpu_kernels.lift if ours else gpu_kernels.lift_reference

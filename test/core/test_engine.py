@@ -143,9 +143,7 @@ def test_a_fused_network_is_the_same_function():
     frame = frame_of(11)
     inputs = [torch.from_numpy(a) for a in (frame.images, frame.Ks, frame.T_ego_cam)]
     Ks, T = inputs[1].float(), inputs[2].float()
-    for ours, theirs in zip(
-        fused.images(inputs[0], Ks, T), WholeNetwork(model).images(inputs[0], Ks, T), strict=True
-    ):
+    for ours, theirs in zip(fused.images(inputs[0], Ks, T), WholeNetwork(model).images(inputs[0], Ks, T), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert len(list(model.modules())) == len(list(copy.deepcopy(model).modules())), "the model itself was changed"
 

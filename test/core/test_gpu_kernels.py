@@ -11,16 +11,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small import small_model
 
 from gsrender_core.config import HeadConfig
 from gsrender_core.engine import gpu_kernels
+from gsrender_core.engine.agreement import surround_frame
+from gsrender_core.engine.gpu_network import GpuNetwork
+from gsrender_core.model import lift_numba
+from gsrender_core.model.fold import fold_batch_norms
 from gsrender_core.model.gaussian_head import GaussianHead
+from gsrender_core.model.gsrender import CameraInput, GSRender
 from gsrender_core.model.lift_numba import splat_rows
+from gsrender_core.model.parts import WholeNetwork, voxels_of_rays
+from gsrender_core.model.view_transformer import LiftSplat, ego_from_pixel
+from gsrender_core.voxel_grid import VoxelGrid
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 runs_kernels = pytest.mark.skipif(
-    not (gpu_kernels.available() and (INTERPRETED or DEVICE == "cuda")),
+    not gpu_kernels.serve(torch.device(DEVICE)),
     reason="neither CUDA nor Triton's interpreter in this process",
 )
 FREE = 200  # no class: an unwritten or mistaken label shows
@@ -77,6 +86,25 @@ def assert_same_labels(got: list, expected: list, opacity: torch.Tensor, logits:
     assert 0.3 < occupied.float().mean() < 0.7 and (confidence[occupied] > 0).all() and not confidence[~occupied].any()
 
 
+def place_inputs(seed: int, cells: tuple[int, int]) -> list:
+    """Two cameras that look anywhere from inside a grid that some of their rays leave."""
+    rng = torch.Generator().manual_seed(seed)
+    view = LiftSplat(VoxelGrid((-4.0, -3.0, -1.0), 0.5, (16, 12, 6)), 2, 8, torch.linspace(0.5, 9, 13))
+    rotation = torch.linalg.qr(torch.randn(2, 3, 3, generator=rng)).Q
+    K_inverse = torch.tensor([[1 / 50, 0, -0.4], [0, 1 / 60, -0.3], [0, 0, 1]])
+    return [view, cells, rotation @ K_inverse, torch.rand(2, 3, generator=rng) * 2 - 1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_place_reference_equals_the_one_for_cpus(seed):
+    view, cells, ego_from_pixel, origins = place_inputs(seed, (7, 9))
+    lattice = view.low, view.size, view.shape
+    expected = lift_numba.voxels_of_rays(ego_from_pixel, origins, view.bin_centers_m, cells, view.stride, lattice)
+    got = voxels_of_rays(view, cells, ego_from_pixel, origins)
+    assert 0.1 < (got < 0).float().mean() < 0.9
+    assert (got.numpy() == expected).mean() > 0.999  # a point on a border may fall to either side
+
+
 def test_lift_reference_by_hand():
     voxel = torch.tensor([[[1, -1], [1, 0]]], dtype=torch.int32)  # one camera, two bins, two cells
     rows, weights = torch.tensor([[[2.0, -4.0], [1.0, 8.0]]]), torch.tensor([[[0.25, 0.5], [0.5, 0.125]]])
@@ -111,6 +139,35 @@ def test_label_reference_equals_the_head_and_the_network_s_formula(seed, feature
     assert clear.float().mean() > 0.95 and len(label.unique()) > 0.4 * classes
     assert torch.equal(inputs[7][clear], label[clear])
     torch.testing.assert_close(inputs[8][clear], confidence[clear], atol=1e-5, rtol=0)
+
+
+@runs_kernels
+@pytest.mark.parametrize("cells", [(7, 9), (1, 1), (20, 30)], ids=str)
+def test_place_kernel_equals_its_reference(cells):
+    for seed in range(3):
+        view, _, *geometry = place_inputs(seed, cells)
+        expected = voxels_of_rays(view, cells, *geometry)
+        voxel = torch.full(expected.shape, 99, dtype=torch.int32, device=DEVICE)
+        gpu_kernels.place(view.to(DEVICE), cells, *to_device(geometry), voxel)
+        assert (voxel.cpu() == expected).float().mean() > 0.999  # a point on a border may fall to either side
+
+
+@runs_kernels
+def test_rays_that_are_no_numbers_or_far_away_are_outside():
+    view, cells, ego_from_pixel, origins = place_inputs(0, (4, 5))
+    ego_from_pixel[0, 0, 0], origins[1] = torch.nan, 1e30
+    voxel = torch.full((2, 13, 20), 99, dtype=torch.int32, device=DEVICE)
+    gpu_kernels.place(view.to(DEVICE), cells, *to_device([ego_from_pixel, origins]), voxel)
+    assert (voxel == -1).all()
+
+
+def test_bad_input_of_the_places():
+    view, cells, ego_from_pixel, origins = place_inputs(0, (4, 5))
+    voxel = torch.empty(2, 13, 20, dtype=torch.int32)
+    with pytest.raises(ValueError, match=r"voxel has shape \[2, 13, 20\]; \[2, 13, 21\] is wanted"):
+        gpu_kernels.place(view, (3, 7), ego_from_pixel, origins, voxel)
+    with pytest.raises(ValueError, match="origins is torch.float64"):
+        gpu_kernels.place(view, cells, ego_from_pixel, origins.double(), voxel)
 
 
 @runs_kernels
@@ -166,6 +223,28 @@ def test_label_kernel_in_every_precision(precision):
 
 
 @runs_kernels
+@torch.no_grad()
+@pytest.mark.parametrize("hidden", [24, 0])
+def test_a_network_of_kernels_equals_one_of_torch(hidden):
+    torch.manual_seed(hidden)
+    model = GSRender(small_model(head=HeadConfig(hidden=hidden)), load_pretrained=False).eval()
+    model.head.output.weight.normal_()
+    model = fold_batch_norms(model).to(DEVICE)
+    ours, theirs = GpuNetwork(model, torch.float32).eval(), WholeNetwork(model).eval()
+    frame = surround_frame(model.config.image_size, cameras=3)
+    images, Ks, T = (torch.from_numpy(a).to(DEVICE) for a in (frame.images, frame.Ks, frame.T_ego_cam))
+    Ks, T = Ks.float(), T.float()
+    inputs = [images, Ks, T, ego_from_pixel(Ks, T)]
+    opacity, _ = model.opacity_and_logits(model(CameraInput.from_frames([frame], torch.device(DEVICE)))[0])
+    tau = torch.sigmoid(opacity).median()
+    (labels, confidence), (expected, sure) = ours(*inputs, tau), theirs(*inputs, tau)
+    assert 0.05 < (expected != 17).float().mean() < 0.95
+    same = labels == expected
+    assert same.float().mean() > 0.999
+    torch.testing.assert_close(confidence[same], sure[same], atol=1e-4, rtol=0)
+
+
+@runs_kernels
 @pytest.mark.parametrize("hidden", [24, 0])
 def test_label_kernel_takes_nan_as_free(hidden):
     inputs, _, _ = label_inputs(7, 70, 12, hidden, 17)
@@ -218,7 +297,7 @@ def test_no_cells_and_no_rows_of_a_kernel():
     gpu_kernels.label_rows(*inputs)
 
 
-@pytest.mark.skipif(not gpu_kernels.available(), reason="Triton is not installed")
+@pytest.mark.skipif(gpu_kernels.triton is None, reason="Triton is not installed")
 @pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="the kernels run in this process")
 def test_kernels_in_triton_s_interpreter():
     chosen = ["-m", "pytest", __file__, "-k", "_kernel_ or of_a_kernel", "-p", "no:cacheprovider"]
@@ -232,7 +311,7 @@ def test_kernels_in_triton_s_interpreter():
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter takes any device")
 def test_kernels_on_the_wrong_device_say_what_to_call():
     inputs, _, _ = label_inputs(0, 8, 4, 0, 3)
-    error, what = (ValueError, "on cpu; a CUDA") if gpu_kernels.available() else (RuntimeError, "Triton cannot")
+    error, what = (ValueError, "on cpu; a CUDA") if gpu_kernels.triton is not None else (RuntimeError, "Triton cannot")
     with pytest.raises(error, match=f"{what}.*call lift_reference"):
         gpu_kernels.lift(*lift_inputs(0, 8, 4, 3))
     with pytest.raises(error, match=f"{what}.*call label_rows_reference"):
