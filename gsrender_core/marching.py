@@ -14,7 +14,12 @@ from gsrender_core.voxel_field import EMPTY, VoxelField
 
 
 def march_view(
-    model: GSRender, config: TrainConfig, P: torch.Tensor, view: View, T_curr_view: torch.Tensor | None
+    model: GSRender,
+    config: TrainConfig,
+    P: torch.Tensor,
+    view: View,
+    T_curr_view: torch.Tensor | None,
+    backend: str = "auto",
 ) -> Seen:
     """Sample the field of voxel features along the rays of a view's pixels; the peer of ``splat_view``.
 
@@ -27,6 +32,7 @@ def march_view(
         P: [F, X, Y, Z], voxel features of the current frame.
         view: of the current or an adjacent frame.
         T_curr_view: [4, 4] adjacent ego -> current ego: Ray Compensation; None in the current frame.
+        backend: as ``render_rays``.
     """
     grid, head, cameras = config.model.grid, config.model.head, view.cameras
     at_features = T_curr_view is not None and config.compensation == "features"
@@ -49,7 +55,7 @@ def march_view(
         voxels = reached_voxels(rays, opacity, voxels)
     rows, inside = features(voxels)
     field = VoxelField(*model.head.opacity_and_logits(rows), voxels, grid).without(inside)
-    seen = Seen(render_rays(field, rays))
+    seen = Seen(render_rays(field, rays, backend))
     if T_curr_view is None and len(field) > 0:
         with torch.no_grad():
             seen.log = {

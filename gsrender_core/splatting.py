@@ -52,7 +52,8 @@ def splat_view(
     def features(voxels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if T_curr_view is None:
             rows = P.permute(1, 2, 3, 0).reshape(-1, P.shape[0])
-            return rows.index_select(0, voxels), torch.ones_like(voxels, dtype=torch.bool)
+            wanted = rows if len(voxels) == len(rows) else rows.index_select(0, voxels)  # all: no copy of P
+            return wanted, torch.ones_like(voxels, dtype=torch.bool)
         return compensate_features(P, model.centers[voxels], T_curr_view, config.model.grid)
 
     voxels = visible_voxels(model.centers, view, config.model.head.max_offset_m + 3 * config.model.head.max_scale_m)

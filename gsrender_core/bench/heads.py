@@ -2,10 +2,12 @@
 
 Voxel features -> head -> labelled pixels -> gradients of features and head, by the very functions that training
 calls. Both heads see the same features, cameras and pixels: a planted scene of ground and boxes ("trained"), or
-opacity 0.1 everywhere ("initial"), as at the start of training.
+opacity 0.1 everywhere ("initial"), as at the start of training. On a CPU the NeRF head's rays are marched by our own
+kernel, which keeps no sample; "in torch" evaluates and keeps every one of them, as RenderOcc does, and any GPU here.
 """
 
 import dataclasses
+import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,43 +76,54 @@ def bench_heads(quick: bool = False) -> dict:
         variants = _variants(CASES[case_number], quick)
         times = time_variants(CASES[case_number], variants, 3 if quick else 7)
         cost = "ms" if _device().type == "cuda" else "cpu_ms"
-        for name, (head, state) in variants.items():
-            order = {"case_number": case_number, "head": dataclasses.asdict(head), "state": state}
+        for name, variant in variants.items():
+            order = {"case_number": case_number, "variant": dataclasses.asdict(variant)}
             memory = run_part(("gsrender_core.bench.heads", "measure_memory"), order)
             rows.append(
                 {
                     "case": f"{CASES[case_number].name}, {CASES[case_number].pixels} pixels, {name}",
                     **times[name],
-                    "to_gaussian": times[name][cost] / times[f"gaussian {state}"][cost],
+                    "to_gaussian": times[name][cost] / times[f"gaussian {variant.state}"][cost],
                     "memory_mb": memory.get("memory_mb"),
                 }
             )
     return {"seed": SEED, "threads": torch.get_num_threads(), "device": str(_device()), "rows": rows}
 
 
-def _variants(case: HeadsCase, quick: bool) -> dict[str, tuple[HeadConfig, str]]:
-    """Head and state of the scene by name; the NeRF head's step gives the wanted number of samples."""
+@dataclass(frozen=True)
+class Variant:
+    """A head, the state of the scene, and for the NeRF head who marches its rays (``render_rays``)."""
+
+    head: HeadConfig
+    state: str = "trained"
+    backend: str = "auto"
+
+
+def _variants(case: HeadsCase, quick: bool) -> dict[str, Variant]:
+    """By name; the NeRF head's step gives the wanted number of samples."""
     gaussian, nerf = HeadConfig(hidden=case.hidden), HeadConfig(kind="nerf", hidden=case.hidden)
     view = make_view(case, _device())
     rays = cast_into_grid(view.cameras, view.pixels, case.grid, VolumeSettings())
     mean_m = float(((rays.z_out - rays.z_in) * rays.length).mean())
     variants = {}
     for state in ("trained", "initial"):
-        variants[f"gaussian {state}"] = gaussian, state
-        variants[f"nerf {state}, {STEP_M:g} m"] = dataclasses.replace(nerf, nerf_step_m=STEP_M), state
+        variants[f"gaussian {state}"] = Variant(gaussian, state)
+        variants[f"nerf {state}, {STEP_M:g} m"] = Variant(dataclasses.replace(nerf, nerf_step_m=STEP_M), state)
     for samples in SAMPLES[1::2] if quick else SAMPLES:
         step = dataclasses.replace(nerf, nerf_step_m=mean_m / samples)
-        variants[f"nerf trained, {samples} samples"] = step, "trained"
+        variants[f"nerf trained, {samples} samples"] = Variant(step)
+    if not quick:
+        variants[f"nerf trained, {SAMPLES[-1]} samples, in torch"] = Variant(step, backend="torch")
     return variants
 
 
-def time_variants(case: HeadsCase, variants: dict[str, tuple[HeadConfig, str]], repetitions: int) -> dict[str, dict]:
+def time_variants(case: HeadsCase, variants: dict[str, Variant], repetitions: int) -> dict[str, dict]:
     """``ms``, ``best_ms``, ``cpu_ms``, ``samples`` and ``gaussians`` of each variant; the first run is not counted."""
     device = _device()
     if device.type == "cpu":
         keep_freed_memory()  # as training does
     view = make_view(case, device)
-    steps = {name: _Step(case, view, *variant) for name, variant in variants.items()}
+    steps = {name: _Step(case, view, variant) for name, variant in variants.items()}
     seconds = {name: [] for name in variants}
     for repetition in range(repetitions + 1):
         for name, step in steps.items():
@@ -125,12 +138,13 @@ def time_variants(case: HeadsCase, variants: dict[str, tuple[HeadConfig, str]], 
     return results
 
 
-def measure_memory(case_number: int, head: dict, state: str) -> dict:
+def measure_memory(case_number: int, variant: dict) -> dict:
     """Peak memory in MB that one step needs beyond what stood there before; to be called in a fresh process."""
     small = HeadsCase("", VoxelGrid((-1.6, -1.6, -1.0), 0.4, (8, 8, 4)), 4, 4, 8)
-    device, case, config = _device(), CASES[case_number], HeadConfig(**head)
-    _Step(small, make_view(small, device), dataclasses.replace(config, hidden=4), state)()  # loads the kernels
-    step = _Step(case, make_view(case, device), config, state)
+    device, case, wanted = _device(), CASES[case_number], Variant(**variant | {"head": HeadConfig(**variant["head"])})
+    tiny = dataclasses.replace(wanted, head=dataclasses.replace(wanted.head, hidden=4))
+    _Step(small, make_view(small, device), tiny)()  # loads the kernels
+    step = _Step(case, make_view(case, device), wanted)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -157,31 +171,33 @@ def _device() -> torch.device:
 class _Step:
     """Forward and backward pass of one view."""
 
-    def __init__(self, case: HeadsCase, view: View, head: HeadConfig, state: str):
+    def __init__(self, case: HeadsCase, view: View, variant: Variant):
         model = ModelConfig(
             grid=case.grid,
-            head=head,
+            head=variant.head,
             encoder=EncoderConfig(features=case.features, channels=8),
             backbone=BackboneConfig(pretrained=False),
         )
         self.config = TrainConfig(model=model, pixels=case.pixels, bev_flip=False)
         torch.manual_seed(SEED)
         self.model = GSRender(model, load_pretrained=False).to(view.index.device)
-        self.see = march_view if head.kind == "nerf" else splat_view
+        march = functools.partial(march_view, backend=variant.backend)
+        self.see = march if variant.head.kind == "nerf" else splat_view
         self.view, self.log = view, {}
-        features = torch.randn(case.features, *case.grid.shape)
-        features[0] = torch.from_numpy(np.where(_solid(case.grid), 1.0, -1.0))
-        self.P = features.to(view.index.device).requires_grad_()
-        if state == "trained":
+        rows = torch.randn(*case.grid.shape, case.features)
+        rows[..., 0] = torch.from_numpy(np.where(_solid(case.grid), 1.0, -1.0))
+        self.rows = rows.to(view.index.device).requires_grad_()
+        if variant.state == "trained":
             _plant(self.model.head)
 
     def __call__(self) -> None:
-        self.P.grad = None
+        self.rows.grad = None
         self.model.zero_grad(set_to_none=True)
-        seen = self.see(self.model, self.config, self.P, self.view, None)
+        P = self.rows.permute(3, 0, 1, 2)  # features innermost, as the encoder leaves them
+        seen = self.see(self.model, self.config, P, self.view, None)
         rendered, self.log = seen.rendered, seen.log
         (rendered.logits.square().mean() + rendered.depth.mean() + rendered.alpha.mean()).backward()
-        if self.P.is_cuda:
+        if self.rows.is_cuda:
             torch.cuda.synchronize()
 
     def size(self) -> dict:

@@ -61,16 +61,21 @@ def test_heads_are_compared_on_the_same_scene_and_pixels():
     case = heads.HeadsCase("tiny", VoxelGrid((-3.2, -3.2, -1.0), 0.4, (16, 16, 8)), 4, 8, 40)
     gaussian = HeadConfig(hidden=8)
     nerf = dataclasses.replace(gaussian, kind="nerf", nerf_step_m=0.1)
-    results = heads.time_variants(case, {"g": (gaussian, "trained"), "n": (nerf, "trained")}, 2)
+    variants = {"g": heads.Variant(gaussian), "n": heads.Variant(nerf), "t": heads.Variant(nerf, backend="torch")}
+    results = heads.time_variants(case, variants, 2)
     assert all(0 < r["best_ms"] <= r["ms"] and r["cpu_ms"] > 0 for r in results.values())
-    assert 0 < results["g"]["gaussians"] <= 2048 and results["n"]["samples"] > 5
+    assert 0 < results["g"]["gaussians"] <= 2048 and results["n"]["samples"] == results["t"]["samples"] > 5
     view = heads.make_view(case, torch.device("cpu"))
     opacity = []
-    for head in (gaussian, nerf):
-        step = heads._Step(case, view, head, "trained")
-        rows = step.P.permute(1, 2, 3, 0).reshape(-1, 4)
-        opacity.append(step.model.head.opacity_and_logits(rows)[0].detach())
-    torch.testing.assert_close(*opacity, rtol=1e-2, atol=1e-2)
+    gradients = {}
+    for name, variant in variants.items():
+        step = heads._Step(case, view, variant)
+        opacity.append(step.model.head.opacity_and_logits(step.rows.reshape(-1, 4))[0].detach())
+        step()
+        gradients[name] = step.rows.grad
+    torch.testing.assert_close(gradients["n"], gradients["t"], rtol=1e-3, atol=1e-6)
+    assert gradients["g"].any() and gradients["n"].any()
+    torch.testing.assert_close(*opacity[:2], rtol=1e-2, atol=1e-2)
     assert (opacity[0].min(), opacity[0].max()) == pytest.approx((-6.0, 2.5), abs=0.01)
 
 
