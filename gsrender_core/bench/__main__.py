@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from gsrender_core.bench.heads import PAPER_RAYS
 from gsrender_core.bench.render import CASES
 from gsrender_core.bench.scaling import RENDER_BY_GAUSSIANS, RENDER_BY_PIXELS
 
@@ -64,7 +65,11 @@ class Target:
 
 TARGETS = (
     Target("render", CASES[0].name, "ratio", 4.0, True, f"numba renderer, times as fast as torch: {CASES[0].name}"),
-    Target("ray_iou", None, "numba_ms", 100.0, False, "RayIoU of a sample, ms"),
+    Target(
+        "heads", f"{PAPER_RAYS}, in torch", "to_gaussian", 10.0, True, "NeRF head, 416 samples a ray: Gaussian heads"
+    ),
+    Target("heads", PAPER_RAYS, "to_gaussian", 10.0, True, "the same by our kernel, which keeps no sample"),
+    Target("ray_iou", None, "numba_ms", 50.0, False, "RayIoU of a sample, ms"),
     Target("runtimes", None, "prediction_ms", 200.0, False, "prediction (5 Hz without the rest of the node), ms"),
     Target("runtimes", None, "ratio", 2.0, True, "compiled runtime, times as fast as eager torch"),
     Target("runtimes", None, "peak_memory_mb", 1500.0, False, "memory of inference, eager and compiled together, MB"),

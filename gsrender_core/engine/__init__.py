@@ -3,25 +3,29 @@
     auto        openvino on a CPU, cuda_graph on CUDA, eager where the network or the machine does not allow it
     eager       torch, module by module
     openvino    compiled graphs on the CPU; kept in the user's cache folder
-    cuda_graph  one CUDA graph for a whole prediction: of fused kernels, of torch's own where those do not serve
+    cuda_graph  one CUDA graph for a whole prediction: of fused kernels or of torch's own, whichever is faster there
 
 What cannot serve is named in a warning, and eager torch goes on in its place: slower, never other numbers.
 """
 
 import functools
 import logging
+import time
 from collections.abc import Callable
+from statistics import median
 
 import numpy as np
 import torch
 
-from gsrender_core.config import RUNTIMES
+from gsrender_core.config import RUNTIMES, ModelConfig
 from gsrender_core.data.frame import Frame
-from gsrender_core.engine.agreement import check_agreement
+from gsrender_core.engine.agreement import check_agreement, surround_frame
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.model.parts import why_not
 
 logger = logging.getLogger(__name__)
+
+TIMED_RUNS = 11
 
 # A frame and tau to labels uint8 and confidence float32, both [X, Y, Z].
 Engine = Callable[[Frame, float], tuple[np.ndarray, np.ndarray]]
@@ -52,25 +56,43 @@ def make_engine(
     if wanted == "eager":
         return None, ""
     device_type, ways = _RUNTIMES[wanted]
-    reason = None
+    engines, reason = {}, ""
     if device.type != device_type:
         reason = f"runtime {wanted} is not used: it does not run on {device}"
     elif (unfit := why_not(model.config)) is not None:
         reason = f"runtime {wanted} is not used: this network has no graph: {unfit}"
-    if reason is not None:
-        logger.warning("%s; %s", reason, _EAGER)
-        return None, reason
-    for way, build in ways.items():
-        try:
-            engine = build(model, device, precision)
-            check_agreement(engine, reference, model.config, precision)
-        except Exception as error:  # a driver, an instruction set, a file: whatever it is, eager torch is there
-            text = str(error).strip().splitlines()
-            reason = f"{way} is not used ({type(error).__name__}: {text[0] if text else 'no message'})"
-            logger.warning("%s; %s", reason, _EAGER if way == list(ways)[-1] else "the next best is tried")
-        else:
-            return engine, ""
+    else:
+        for way, build in ways.items():
+            try:
+                engine = build(model, device, precision)
+                check_agreement(engine, reference, model.config, precision)
+                engines[way] = engine
+            except Exception as error:  # a driver, an instruction set, a file: whatever it is, eager torch is there
+                text = str(error).strip().splitlines()
+                reason = f"{way} is not used ({type(error).__name__}: {text[0] if text else 'no message'})"
+                logger.warning("%s", reason)
+    if engines:
+        return _fastest(engines, model.config), ""
+    logger.warning("%s; eager torch goes on, slower and with the same results", reason)
     return None, reason
+
+
+def _fastest(engines: dict[str, Engine], config: ModelConfig) -> Engine:
+    """Which of several engines of the same network is fastest here; of one, that one, untimed."""
+    if len(engines) == 1:
+        return next(iter(engines.values()))
+    frame, seconds = surround_frame(config.image_size), {}
+    for way, engine in engines.items():
+        runs = []
+        for _ in range(TIMED_RUNS):
+            start = time.perf_counter()
+            engine(frame, config.tau)
+            runs.append(time.perf_counter() - start)
+        seconds[way] = median(runs)
+    best = min(seconds, key=seconds.get)
+    listed = ", ".join(f"{way} {1e3 * value:.1f} ms" for way, value in seconds.items())
+    logger.info("%s; the faster is used", listed)
+    return engines[best]
 
 
 def _openvino(model: GSRender, device: torch.device, precision: torch.dtype) -> Engine:
@@ -85,15 +107,14 @@ def _cuda_graph(model: GSRender, device: torch.device, precision: torch.dtype, p
     return CudaGraphEngine(model, device, precision, plain)
 
 
-_EAGER = "eager torch goes on, slower and with the same results"
-# Of each runtime its device, and the ways to make it, the best first.
+# Of each runtime its device, and the ways to make it; of several the fastest serves.
 _RUNTIMES = {
     "openvino": ("cpu", {"runtime openvino": _openvino}),
     "cuda_graph": (
         "cuda",
         {
-            "runtime cuda_graph": _cuda_graph,
-            "runtime cuda_graph of torch's own kernels": functools.partial(_cuda_graph, plain=True),
+            "runtime cuda_graph, torch's own kernels": functools.partial(_cuda_graph, plain=True),
+            "runtime cuda_graph, fused kernels": _cuda_graph,
         },
     ),
 }

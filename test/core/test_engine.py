@@ -9,6 +9,7 @@ import pytest
 import torch
 from small import SIZE, camera_pose, small_model
 
+from gsrender_core import engine as engine_module
 from gsrender_core.config import BackboneConfig, EncoderConfig, HeadConfig, ViewConfig
 from gsrender_core.data.frame import Frame
 from gsrender_core.engine import make_engine
@@ -301,6 +302,33 @@ def test_a_missing_library_is_named_and_eager_goes_on(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         assert Predictor(network(), device="cpu", runtime="auto").runtime == "eager"
     assert "openvino is not used" in caplog.text
+
+
+@pytest.mark.parametrize("broken", ["", "wrong", "raises"])
+def test_the_fastest_of_several_ways_serves_if_it_agrees(broken, monkeypatch, caplog):
+    reference, clock = Predictor(network(), device="cpu", precision="float32"), [0.0]
+    monkeypatch.setattr(engine_module.time, "perf_counter", lambda: clock[0])
+
+    def build(name, seconds, fault=""):
+        def engine(frame, tau):
+            clock[0] += seconds
+            labels, confidence = reference._by_torch(frame, tau)
+            return (np.full_like(labels, 3) if fault == "wrong" else labels), confidence
+
+        def make(*_):
+            if fault == "raises":
+                raise RuntimeError("no such kernel")
+            engine.__name__ = name
+            return engine
+
+        return {name: make}
+
+    ways = build("slow", 2.0) | build("fast", 1.0, broken) | build("slower", 3.0)
+    monkeypatch.setitem(engine_module._RUNTIMES, "openvino", ("cpu", ways))
+    with caplog.at_level(logging.INFO):
+        engine, why = make_engine(reference.model, CPU, FLOAT, "auto", reference._by_torch)
+    assert (engine.__name__, why) == ("slow" if broken else "fast", "")
+    assert ("fast is not used" in caplog.text) == bool(broken) and "slow 2000.0 ms" in caplog.text
 
 
 def test_an_unknown_runtime_is_refused():
