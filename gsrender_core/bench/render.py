@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from gsrender_core.gaussians import Gaussians
-from gsrender_core.render import Cameras, Pixels, render_pixels
+from gsrender_core.render import Cameras, Pixels, RenderSettings, render_pixels
+from gsrender_core.render.gsplat_renderer import kernels_available, render_maps_gsplat
 from gsrender_core.voxel_grid import VoxelGrid
 
 SEED = 20240917
@@ -50,7 +51,9 @@ def bench_render(quick: bool = False) -> dict:
 
     Returns:
         ``seed``, ``threads`` and ``rows``: for each case ``case``, ``torch_ms`` (None where torch is left out),
-        ``numba_ms``, ``ratio`` torch / numba, and ``opaque``, the number of Gaussians with opacity >= 1/255.
+        ``numba_ms``, ``ratio`` torch / numba, and ``opaque``, the number of Gaussians with opacity >= 1/255. Where
+        gsplat's kernels run, a row more for each case: ``gsplat_ms`` of the six whole images with logits and depth in
+        two passes, ``padded_ms`` of the same in one.
     """
     repetitions = 3 if quick else 7
     rows = []
@@ -75,7 +78,29 @@ def bench_render(quick: bool = False) -> dict:
                 "opaque": int((gaussians.opacities >= 1 / 255).sum()),
             }
         )
+        if kernels_available():
+            rows.append(
+                {"case": f"{case.name}: whole images by gsplat", **time_gsplat(gaussians, cameras, repetitions)}
+            )
     return {"seed": SEED, "threads": torch.get_num_threads(), "rows": rows}
+
+
+def time_gsplat(gaussians: Gaussians, cameras: Cameras, repetitions: int) -> dict[str, float]:
+    """``gsplat_ms`` and ``padded_ms``, see ``bench_render``; forward and backward, the two in turns."""
+    parts = (gaussians.means, gaussians.scales, gaussians.opacities, gaussians.logits)
+    leaves = [t.cuda().requires_grad_() for t in parts]
+    cameras = Cameras(cameras.viewmats.cuda(), cameras.Ks.cuda(), cameras.width, cameras.height)
+    ways, times = {"gsplat_ms": False, "padded_ms": True}, {}
+    for i in range(repetitions + 1):
+        for name, in_one_pass in ways.items():
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            maps = render_maps_gsplat(Gaussians(*leaves), cameras, RenderSettings(), in_one_pass)
+            (maps.logits.square().mean() + maps.depth.mean() + maps.alpha.mean()).backward()
+            torch.cuda.synchronize()
+            if i > 0:
+                times.setdefault(name, []).append(1e3 * (time.perf_counter() - start))
+    return {name: median(values) for name, values in times.items()}
 
 
 def time_once(gaussians: Gaussians, cameras: Cameras, pixels: Pixels, backend: str) -> float:

@@ -40,11 +40,13 @@ def render_pixels_gsplat(gaussians: Gaussians, cameras: Cameras, pixels: Pixels,
     return Rendered(sampled[:, :-2], sampled[:, -2], sampled[:, -1])
 
 
-def render_maps_gsplat(gaussians: Gaussians, cameras: Cameras, settings: RenderSettings) -> Rendered:
+def render_maps_gsplat(
+    gaussians: Gaussians, cameras: Cameras, settings: RenderSettings, in_one_pass: bool = False
+) -> Rendered:
     """Render C whole images on CUDA: logits [C, H, W, K], depth [C, H, W] metres, alpha [C, H, W].
 
     Projection and sorting happen once. Logits and depth are rasterised in two passes of K and 1 channels: 17 is a
-    compiled width, whereas 17 + 1 would be padded to 32.
+    compiled width, whereas 17 + 1 would be padded to 32. ``in_one_pass``: padded all the same (for the bench).
 
     Raises:
         RuntimeError: no CUDA device, or the Gaussians are not on it.
@@ -88,7 +90,7 @@ def render_maps_gsplat(gaussians: Gaussians, cameras: Cameras, settings: RenderS
         packed=True,
         tile_size=settings.tile,
         render_mode="RGB+D",
-        channel_chunk=channels,
+        channel_chunk=channels + 1 if in_one_pass else channels,
     )
     dtype = gaussians.logits.dtype
     return Rendered(planes[..., :channels].to(dtype), planes[..., channels].to(dtype), alphas[..., 0].to(dtype))
