@@ -4,6 +4,7 @@ Intrinsics and poses are inputs that are copied in before every replay, so a cal
 has one number of cameras; another number captures another graph.
 """
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -45,11 +46,7 @@ class Captured:
         stream.wait_stream(torch.cuda.current_stream())
         # Without the cache of autocast: its casts of weights would belong to one capture.
         cast = torch.autocast("cuda", torch.bfloat16, enabled=autocast, cache_enabled=False)
-        # Shapes are fixed: cuDNN's algorithms are tried once, in the first warm-up run, for all replays.
-        tried = torch.backends.cudnn.flags(
-            enabled=True, benchmark=True, deterministic=False, allow_tf32=torch.backends.cudnn.allow_tf32
-        )
-        with tried, cast:
+        with _cudnn_tries(), cast:
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP_RUNS):
                     network(*inputs)
@@ -57,6 +54,17 @@ class Captured:
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
                 self.outputs = network(*inputs)
+
+
+@contextlib.contextmanager
+def _cudnn_tries():
+    """cuDNN tries its algorithms on every new shape: here once, in the first warm-up run, for all replays."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 class CudaGraphEngine:

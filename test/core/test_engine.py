@@ -14,6 +14,7 @@ from gsrender_core.config import BackboneConfig, EncoderConfig, HeadConfig, View
 from gsrender_core.data.frame import Frame
 from gsrender_core.engine import make_engine
 from gsrender_core.engine.agreement import AgreementError, check_agreement, surround_frame
+from gsrender_core.engine.cuda_graph_engine import CudaGraphEngine
 from gsrender_core.engine.fused_convolutions import ConvReLU, ResidualReLU
 from gsrender_core.engine.gpu_network import GpuNetwork
 from gsrender_core.engine.labelling import CellLabels, RowLabels
@@ -360,11 +361,22 @@ def test_the_made_up_frame_is_the_same_every_time():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_cuda_graph_equals_eager_torch_on_random_frames():
-    predictor = Predictor(network(encoder=SUBPIXEL), device="cuda", precision="float32", runtime="cuda_graph")
-    assert predictor.runtime == "cuda_graph"
+@pytest.mark.parametrize("plain", [True, False], ids=["torch's kernels", "fused kernels"])
+@pytest.mark.parametrize("changes", [{"encoder": SUBPIXEL}, RESNET], ids=["subpixel", "resnet"])
+def test_cuda_graph_equals_eager_torch_on_random_frames(changes, plain):
+    predictor = Predictor(network(**changes), device="cuda", precision="float32")
+    engine = CudaGraphEngine(predictor.model, predictor.device, FLOAT, plain)
     for seed, cameras in ((1, 3), (2, 3), (3, 1)):
-        assert_same(predictor._engine, predictor, frame_of(seed, cameras))
+        assert_same(engine, predictor, frame_of(seed, cameras))
+    predictor = Predictor(network(**changes), device="cuda", precision="bfloat16")
+    engine = CudaGraphEngine(predictor.model, predictor.device, torch.bfloat16, plain)
+    check_agreement(engine, predictor._by_torch, predictor.model.config, torch.bfloat16)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_predicts_by_a_graph():
+    predictor = Predictor(network(), device="cuda", runtime="auto")
+    assert (predictor.runtime, predictor.fallback) == ("cuda_graph", "")
 
 
 def test_backbones_of_a_few_strides_work_too():
