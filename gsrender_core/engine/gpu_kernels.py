@@ -6,9 +6,13 @@ before the capture, which compiles it. Each has a slow, readable reference of th
 """
 
 import contextlib
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+
+from gsrender_core.model.gaussian_head import GaussianHead
+from gsrender_core.model.parts import labels_of
 
 try:
     import triton
@@ -100,16 +104,32 @@ def lift_reference(voxel: torch.Tensor, rows: torch.Tensor, weights: torch.Tenso
     volume.zero_().index_add_(0, voxel[camera, depth_bin, cell], points)
 
 
+@dataclass(frozen=True)
+class HeadWeights:
+    """What labels need of a ``GaussianHead``, float32; F features, H hidden units, K <= 256 classes.
+
+    ``hidden_weight`` [H, F] and ``hidden_bias`` [H]: both None for a head of one layer. ``output_weight``
+    [1 + K, H or F] and ``output_bias`` [1 + K]: opacity first.
+    """
+
+    hidden_weight: torch.Tensor | None
+    hidden_bias: torch.Tensor | None
+    output_weight: torch.Tensor
+    output_bias: torch.Tensor
+
+    @classmethod
+    def of(cls, head: GaussianHead) -> "HeadWeights":
+        hidden = (None, None) if head.linear else (head.hidden.weight, head.hidden.bias)
+        wanted = slice(6, 7 + head.num_classes)
+        return cls(*hidden, head.output.weight[wanted], head.output.bias[wanted])
+
+
 def label_rows(
     rows: torch.Tensor,
-    hidden_weight: torch.Tensor | None,
-    hidden_bias: torch.Tensor | None,
-    output_weight: torch.Tensor,
-    output_bias: torch.Tensor,
+    head: HeadWeights,
     tau: torch.Tensor,
     free: int,
-    labels: torch.Tensor,
-    confidence: torch.Tensor,
+    outputs: tuple[torch.Tensor, torch.Tensor],
     precision: str | None = None,
 ) -> None:
     """Labels by Eq. 7 of GSRender of a ``GaussianHead``'s opacity and class logits, each row read once.
@@ -120,12 +140,10 @@ def label_rows(
 
     Args:
         rows: float32 or bfloat16 [N, F].
-        hidden_weight, hidden_bias: float32 [H, F] and [H]; both None for a head of one layer.
-        output_weight, output_bias: float32 [1 + K, H or F] and [1 + K], opacity first, then K <= 256 classes.
+        head: its weights.
         tau: float32 [], on the device, so that a replay may change it.
         free: 0 to 255.
-        labels: uint8 [N]; overwritten.
-        confidence: float32 [N]; overwritten.
+        outputs: labels uint8 [N] and confidence float32 [N]; overwritten.
         precision: of the products: "ieee" (float32), "tf32x3" or "tf32" (11 bits of mantissa, on the matrix units;
             float32 sums). None is tf32 for bfloat16 rows, which it represents exactly and whose own error is larger
             than that of the rounded weights, and ieee for float32 rows, whose reader wants float32.
@@ -134,46 +152,35 @@ def label_rows(
         ValueError: a tensor of another shape, dtype, layout or device, or another value.
         RuntimeError: Triton is missing.
     """
-    _check_labels(rows, hidden_weight, hidden_bias, output_weight, output_bias, tau, free, labels, confidence)
+    _check_labels(rows, head, tau, free, outputs)
     if precision not in (None, "ieee", "tf32", "tf32x3"):
         raise ValueError(f"precision is {precision!r}; 'ieee', 'tf32', 'tf32x3' or None is wanted")
     with _kernels_on(rows.device, "label_rows_reference"):
         if not len(rows):
             return
         features = rows.shape[1]
-        hidden = 0 if hidden_weight is None else len(hidden_weight)
+        hidden = 0 if head.hidden_weight is None else len(head.hidden_weight)
         precision = precision or ("tf32" if rows.dtype == torch.bfloat16 else "ieee")
-        sides = [max(16, _power_of_two(n)) for n in (features, hidden, len(output_bias))]  # tl.dot takes no less
+        sides = [max(16, _power_of_two(n)) for n in (features, hidden, len(head.output_bias))]  # tl.dot takes no less
         block = 32 if precision == "ieee" else 64  # without spills; matrix units of sm_90 take 64 rows at a time
         _label_kernel[(triton.cdiv(len(rows), block * TILES),)](
-            *(rows, hidden_weight, hidden_bias, output_weight, output_bias, tau, labels, confidence),
-            *(len(rows), features, hidden, len(output_bias) - 1, free),
+            *(rows, head.hidden_weight, head.hidden_bias, head.output_weight, head.output_bias, tau, *outputs),
+            *(len(rows), features, hidden, len(head.output_bias) - 1, free),
             ROWS=block, TILES=TILES, FEATURES=sides[0], HIDDEN=sides[1], OUTPUTS=sides[2],
-            TWO_LAYERS=hidden_weight is not None, PRECISION=precision, num_warps=WARPS,
+            TWO_LAYERS=hidden > 0, PRECISION=precision, num_warps=WARPS,
         )  # fmt: skip
 
 
 def label_rows_reference(
-    rows: torch.Tensor,
-    hidden_weight: torch.Tensor | None,
-    hidden_bias: torch.Tensor | None,
-    output_weight: torch.Tensor,
-    output_bias: torch.Tensor,
-    tau: torch.Tensor,
-    free: int,
-    labels: torch.Tensor,
-    confidence: torch.Tensor,
+    rows: torch.Tensor, head: HeadWeights, tau: torch.Tensor, free: int, outputs: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     """``label_rows`` in float32 torch, on any device."""
-    _check_labels(rows, hidden_weight, hidden_bias, output_weight, output_bias, tau, free, labels, confidence)
+    _check_labels(rows, head, tau, free, outputs)
     x = rows.float()
-    hidden = x if hidden_weight is None else F.softplus(F.linear(x, hidden_weight, hidden_bias))
-    out = F.linear(hidden, output_weight, output_bias)
-    opacity = torch.sigmoid(out[:, 0])
-    best, label = torch.softmax(out[:, 1:], dim=1).max(dim=1)
-    occupied = opacity >= tau
-    labels.copy_(torch.where(occupied, label, torch.full_like(label, free)))
-    confidence.copy_(torch.where(occupied, opacity * best, torch.zeros_like(best)))
+    hidden = x if head.hidden_weight is None else F.softplus(F.linear(x, head.hidden_weight, head.hidden_bias))
+    out = F.linear(hidden, head.output_weight, head.output_bias)
+    for output, values in zip(outputs, labels_of(out[:, 0], out[:, 1:], tau, free), strict=True):
+        output.copy_(values)
 
 
 if triton is not None:
@@ -191,9 +198,8 @@ if triton is not None:
         for axis in tl.static_range(3):
             R, count = ego_from_pixel + 9 * camera + 3 * axis, (X, Y, Z)[axis]
             ray = tl.load(R) * u + tl.load(R + 1) * v + tl.load(R + 2)
-            at = tl.floor(
-                (ray * depth + tl.load(origins + 3 * camera + axis) - tl.load(low + axis)) / tl.load(size + axis)
-            )
+            at = ray * depth + tl.load(origins + 3 * camera + axis) - tl.load(low + axis)
+            at = tl.floor(at / tl.load(size + axis))
             # Compared before the conversion: far points and NaN are no integers.
             here = (at >= 0) & (at < count)
             flat = flat * count + tl.where(here, at, 0.0).to(tl.int32)
@@ -321,7 +327,9 @@ def _check_lift(voxel, rows, weights, volume) -> tuple[tuple[int, int, int], int
     return (C, D, N), features
 
 
-def _check_labels(rows, hidden_weight, hidden_bias, output_weight, output_bias, tau, free, labels, confidence) -> None:
+def _check_labels(rows, head: HeadWeights, tau, free, outputs) -> None:
+    hidden_weight, hidden_bias = head.hidden_weight, head.hidden_bias
+    output_weight, output_bias = head.output_weight, head.output_bias
     _check_axes("rows", rows, "N, F")
     _check_axes("output_weight", output_weight, "1 + K, H or F")
     (count, features), device, single = rows.shape, rows.device, (torch.float32,)
@@ -335,16 +343,16 @@ def _check_labels(rows, hidden_weight, hidden_bias, output_weight, output_bias, 
         inputs = len(hidden_weight)
         _check("hidden_weight", hidden_weight, (inputs, features), single, device)
         _check("hidden_bias", hidden_bias, (inputs,), single, device)
-    outputs = len(output_weight)
-    if not 2 <= outputs <= 257:
-        raise ValueError(f"output_weight has {outputs} rows; opacity and 1 to 256 classes are wanted, so 2 to 257")
-    _check("output_weight", output_weight, (outputs, inputs), single, device)
-    _check("output_bias", output_bias, (outputs,), single, device)
+    values = len(output_weight)
+    if not 2 <= values <= 257:
+        raise ValueError(f"output_weight has {values} rows; opacity and 1 to 256 classes are wanted, so 2 to 257")
+    _check("output_weight", output_weight, (values, inputs), single, device)
+    _check("output_bias", output_bias, (values,), single, device)
     _check("tau", tau, (), single, device)
     if not 0 <= free <= 255:
         raise ValueError(f"free is {free}; labels are uint8, so 0 to 255 is wanted")
-    _check("labels", labels, (count,), (torch.uint8,), device)
-    _check("confidence", confidence, (count,), single, device)
+    for name, output, dtype in zip(("labels", "confidence"), outputs, (torch.uint8, torch.float32), strict=True):
+        _check(name, output, (count,), (dtype,), device)
 
 
 def _check_axes(name: str, tensor: torch.Tensor, letters: str) -> None:

@@ -62,12 +62,9 @@ class GpuNetwork(nn.Module):
         if isinstance(self.volume, CellPart):
             opacity, cells = self.volume(volume)
             return labels_of(opacity.flatten(), self.volume.logits(cells), tau, self.free)
-        rows, head = self.volume.rows(volume).contiguous(), self.volume.head
-        hidden = (None, None) if head.linear else (head.hidden.weight, head.hidden.bias)
-        output = slice(6, 7 + head.num_classes)  # opacity, then classes
-        weights = (*hidden, head.output.weight[output], head.output.bias[output])
+        rows = self.volume.rows(volume).contiguous()
         labels = torch.empty(len(rows), dtype=torch.uint8, device=rows.device)
         confidence = torch.empty(len(rows), device=rows.device)
         label = gpu_kernels.label_rows if ours else gpu_kernels.label_rows_reference
-        label(rows, *weights, tau, self.free, labels, confidence)
+        label(rows, gpu_kernels.HeadWeights.of(self.volume.head), tau, self.free, (labels, confidence))
         return labels, confidence

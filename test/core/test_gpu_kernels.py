@@ -69,6 +69,12 @@ def label_inputs(seed: int, count: int, features: int, hidden: int, classes: int
     return [[rows, *layers, tau, FREE, *outputs], opacity, logits]
 
 
+def run(function, rows, *values) -> None:
+    """A labelling function of what ``label_inputs`` lists."""
+    layers, (tau, free, labels, confidence, *precision) = values[:4], values[4:]
+    function(rows, gpu_kernels.HeadWeights(*layers), tau, free, (labels, confidence), *precision)
+
+
 def to_device(values: list) -> list:
     return [value.to(DEVICE, copy=True) if isinstance(value, torch.Tensor) else value for value in values]
 
@@ -128,7 +134,7 @@ def test_lift_reference_equals_the_one_for_cpus(seed, features):
 @pytest.mark.parametrize("features, hidden, classes", [(12, 24, 17), (32, 64, 17), (20, 0, 17), (64, 0, 3)])
 def test_label_reference_equals_the_head_and_the_network_s_formula(seed, features, hidden, classes):
     inputs, opacity, logits = label_inputs(seed, 501, features, hidden, classes)
-    gpu_kernels.label_rows_reference(*inputs)
+    run(gpu_kernels.label_rows_reference, *inputs)
     # As the end of ``WholeNetwork.forward``.
     best, label = torch.softmax(logits, dim=-1).max(dim=-1)
     opacity, tau = torch.sigmoid(opacity), inputs[5]
@@ -207,8 +213,8 @@ def test_label_kernel_equals_its_reference(count, features, hidden, classes, dty
     for seed in range(2):
         inputs, opacity, logits = label_inputs(seed, count, features, hidden, classes, dtype)
         got = to_device(inputs)
-        gpu_kernels.label_rows(*got)
-        gpu_kernels.label_rows_reference(*inputs)
+        run(gpu_kernels.label_rows, *got)
+        run(gpu_kernels.label_rows_reference, *inputs)
         assert_same_labels(got, inputs, opacity, logits, NEAR_TF32 if dtype == torch.bfloat16 else NEAR)
 
 
@@ -217,8 +223,8 @@ def test_label_kernel_equals_its_reference(count, features, hidden, classes, dty
 def test_label_kernel_in_every_precision(precision):
     inputs, opacity, logits = label_inputs(5, 300, 32, 64, 17)
     got = to_device(inputs)
-    gpu_kernels.label_rows(*got, precision)
-    gpu_kernels.label_rows_reference(*inputs)
+    run(gpu_kernels.label_rows, *got, precision)
+    run(gpu_kernels.label_rows_reference, *inputs)
     assert_same_labels(got, inputs, opacity, logits, NEAR_TF32 if precision == "tf32" else NEAR)
 
 
@@ -252,7 +258,7 @@ def test_label_kernel_takes_nan_as_free(hidden):
     rows[::2] = torch.nan
     tau.fill_(0.0)  # every opacity reaches it but NaN
     got = to_device(inputs)
-    gpu_kernels.label_rows(*got)
+    run(gpu_kernels.label_rows, *got)
     label, confidence = got[7].cpu(), got[8].cpu()
     assert (label[::2] == FREE).all() and not confidence[::2].any()
     assert (label[1::2] < 17).all() and (confidence[1::2] > 0).all()
@@ -267,8 +273,8 @@ def test_label_kernel_keeps_infinite_features_out_of_the_padding(hidden):
         if weight is not None:
             weight.fill_(1.0)
     got = to_device(inputs)
-    gpu_kernels.label_rows(*got)
-    gpu_kernels.label_rows_reference(*inputs)
+    run(gpu_kernels.label_rows, *got)
+    run(gpu_kernels.label_rows_reference, *inputs)
     # Opacity 1; softmax of infinities has no value.
     assert (got[7] < 17).all() and got[8].isnan().all() and inputs[8].isnan().all()
 
@@ -281,7 +287,7 @@ def test_label_kernel_by_hand_with_two_equal_classes(hidden):
     inputs[4].copy_(torch.tensor([1.0, 0.0, 2.0, 2.0, -1.0]))
     inputs[5].fill_(0.5)
     got = to_device(inputs)
-    gpu_kernels.label_rows(*got)
+    run(gpu_kernels.label_rows, *got)
     assert (got[7] == 1).all()  # the first
     sure = 1 / (1 + np.exp(-1)) / (2 + np.exp(-2) + np.exp(-3))
     torch.testing.assert_close(got[8].cpu(), torch.full((70,), sure, dtype=torch.float32))
@@ -294,7 +300,7 @@ def test_no_cells_and_no_rows_of_a_kernel():
     assert not volume.any()
     inputs = to_device(label_inputs(0, 8, 4, 0, 3)[0])
     inputs[0], inputs[7], inputs[8] = inputs[0][:0], inputs[7][:0], inputs[8][:0]
-    gpu_kernels.label_rows(*inputs)
+    run(gpu_kernels.label_rows, *inputs)
 
 
 @pytest.mark.skipif(gpu_kernels.triton is None, reason="Triton is not installed")
@@ -315,7 +321,7 @@ def test_kernels_on_the_wrong_device_say_what_to_call():
     with pytest.raises(error, match=f"{what}.*call lift_reference"):
         gpu_kernels.lift(*lift_inputs(0, 8, 4, 3))
     with pytest.raises(error, match=f"{what}.*call label_rows_reference"):
-        gpu_kernels.label_rows(*inputs)
+        run(gpu_kernels.label_rows, *inputs)
 
 
 BAD_LIFT = {
@@ -361,9 +367,9 @@ def test_bad_input_of_the_labels(place, spoil, message):
     inputs[place] = spoil(inputs[place])
     for function in (gpu_kernels.label_rows, gpu_kernels.label_rows_reference):
         with pytest.raises(ValueError, match=message):
-            function(*inputs)
+            run(function, *inputs)
 
 
 def test_unknown_precision():
     with pytest.raises(ValueError, match="precision is 'fp16'; 'ieee', 'tf32', 'tf32x3' or None is wanted"):
-        gpu_kernels.label_rows(*label_inputs(0, 8, 4, 0, 3)[0], "fp16")
+        run(gpu_kernels.label_rows, *label_inputs(0, 8, 4, 0, 3)[0], "fp16")
