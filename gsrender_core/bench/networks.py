@@ -5,8 +5,8 @@ import time
 from statistics import median
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from gsrender_core.bench.costs import CountedCosts
 from gsrender_core.config import BackboneConfig, DepthConfig, EncoderConfig, ModelConfig, ViewConfig
 from gsrender_core.engine.agreement import surround_frame
 from gsrender_core.engine.cuda_graph_engine import Captured, network_inputs
@@ -55,7 +55,8 @@ def bench_networks(quick: bool = False, device: str = "auto") -> dict:
     ``compiled graph``: those behind ``torch.compile``. ``graph, kernel``: the dearest of one replay, by name.
 
     A network that looks at earlier frames has no graph; its earlier maps are kept from their own turn, as the
-    predictor does. ``floor_ms``: its multiplications and additions at the speed of a large bfloat16 product here.
+    predictor does. ``floor_ms``: its multiplications and additions at the speed of a large bfloat16 product here;
+    ``mbyte``: what they read and write.
 
     Raises:
         RuntimeError: no CUDA device; on a CPU these networks take seconds.
@@ -67,15 +68,15 @@ def bench_networks(quick: bool = False, device: str = "auto") -> dict:
     for name, config in NETWORKS.items():
         torch.manual_seed(0)
         model = fold_batch_norms(GSRender(config, load_pretrained=False)).to(chosen).eval()
-        counted, kernels = {"gflop": None, "floor_ms": None}, []
+        counted, kernels = {"gflop": None, "floor_ms": None, "mbyte": None}, []
         for way, run in _ways(model, chosen, quick).items():
             try:
                 call = run()
                 if way == "eager":
-                    with FlopCounterMode(display=False) as counter:
+                    with CountedCosts() as costs:
                         call()
-                    gflop = counter.get_total_flops() / 1e9
-                    counted = {"gflop": gflop, "floor_ms": gflop / speed}
+                    gflop, mbyte = costs.cost.gflop, costs.cost.mbyte
+                    counted = {"gflop": gflop, "floor_ms": gflop / speed, "mbyte": mbyte}
                 row = _timed(call, 10 if quick else 50) | counted
                 if way == "graph":
                     kernels = _dearest_kernels(call)

@@ -6,8 +6,8 @@ from statistics import median
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from gsrender_core.bench.costs import Cost, CountedCosts, copy_gb_s, matrix_product_gflop_s
 from gsrender_core.checkpoint import default_checkpoint
 from gsrender_core.data.frame import Frame
 from gsrender_core.engine.agreement import check_agreement, surround_frame
@@ -32,8 +32,9 @@ def bench_runtimes(quick: bool = False, checkpoint: Path | None = None, device: 
         (eager / compiled, medians) and ``rows``: of each
         runtime ``ms`` (median), ``least_ms``, ``cpu_ms`` (processor time a prediction, mean), ``made_s`` (how long
         loading took, the first time on a machine with tracing), ``agreement`` of its labels with eager torch's; of
-        the stages' ``ms``, and of the OpenVINO engine's ``gflop`` of their matrix products and convolutions and
-        ``floor_ms``, what these take at ``gflop_s``, the speed of a large float32 matrix product in the same process.
+        the stages' ``ms``, and of the OpenVINO engine's ``gflop`` and ``mbyte`` of their matrix products and
+        convolutions, ``floor_ms`` and ``memory_ms``, what these take at ``gflop_s`` and ``gb_s``, the speed of a large
+        float32 matrix product and of a large copy in the same process. Maps that stay in caches move faster.
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint is missing or not usable.
@@ -59,10 +60,10 @@ def bench_runtimes(quick: bool = False, checkpoint: Path | None = None, device: 
             limits = check_agreement(predictor._engine, eager._by_torch, eager.model.config, eager.precision)
             row["agreement"] = limits["agreement"]
     compiled = next((name for name in predictors if name != "eager"), None)
-    speed = _matrix_product_gflop_s()
+    speed, bandwidth = matrix_product_gflop_s(), copy_gb_s()
     rows += _eager_stages(eager, frame, 3 if quick else 15)
     if compiled == "openvino":
-        rows += _stages(predictors[compiled], frame, 3 if quick else 15, speed)
+        rows += _stages(predictors[compiled], frame, 3 if quick else 15, speed, bandwidth)
     return {
         "threads": torch.get_num_threads(),
         "device": str(eager.device),
@@ -71,6 +72,7 @@ def bench_runtimes(quick: bool = False, checkpoint: Path | None = None, device: 
         "parameters": sum(p.numel() for p in eager.model.parameters()),
         "prediction_ms": median(wall[compiled or "eager"]),
         "gflop_s": speed,
+        "gb_s": bandwidth,
         "ratio": median(wall["eager"]) / median(wall[compiled]) if compiled else None,
         "rows": rows,
     }
@@ -120,7 +122,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _stages(predictor: Predictor, frame: Frame, repetitions: int, gflop_s: float) -> list[dict]:
+def _stages(predictor: Predictor, frame: Frame, repetitions: int, gflop_s: float, gb_s: float) -> list[dict]:
     engine = predictor._engine
     Ks, T_ego_cam = (np.ascontiguousarray(a, np.float32) for a in (frame.Ks, frame.T_ego_cam))
     times = {stage: [] for stage in STAGES}
@@ -136,41 +138,38 @@ def _stages(predictor: Predictor, frame: Frame, repetitions: int, gflop_s: float
             start = time.perf_counter()
             result = getattr(engine, stage)(*arguments) or ()
             times[stage].append(1e3 * (time.perf_counter() - start))
-    counted = stage_gflop(predictor.model, frame)
+    costs, none = stage_costs(predictor.model, frame), Cost(None, None)
     return [
-        {
-            "case": f"openvino: {stage}",
-            "ms": median(values),
-            "gflop": counted.get(stage),
-            "floor_ms": 1e3 * counted[stage] / gflop_s if stage in counted else None,
-        }
+        {"case": f"openvino: {stage}", "ms": median(values), **_floors(costs.get(stage, none), gflop_s, gb_s)}
         for stage, values in times.items()
     ]
 
 
+def _floors(cost: Cost, gflop_s: float, gb_s: float) -> dict[str, float | None]:
+    if cost.gflop is None:
+        return {"gflop": None, "floor_ms": None, "mbyte": None, "memory_ms": None}
+    return {
+        "gflop": cost.gflop,
+        "floor_ms": 1e3 * cost.gflop / gflop_s,
+        "mbyte": cost.mbyte,
+        "memory_ms": cost.mbyte / gb_s,
+    }
+
+
 @torch.no_grad()
-def stage_gflop(model: GSRender, frame: Frame) -> dict[str, float]:
-    """Multiplications and additions of the products and convolutions in the stages ``see`` and ``encode``, in 1e9."""
+def stage_costs(model: GSRender, frame: Frame) -> dict[str, Cost]:
+    """Operations and bytes of the stages ``see`` (camera by camera, as it runs) and ``encode``."""
     images, Ks, T = (torch.from_numpy(np.asarray(a)) for a in (frame.images, frame.Ks, frame.T_ego_cam))
-    volume = torch.zeros(*model.view.shape, model.config.view.channels)
+    volume, part = torch.zeros(*model.view.shape, model.config.view.channels), ImagePart(model)
     calls = {
-        "see": lambda: ImagePart(model)(images, Ks.float(), T.float()),
+        "see": lambda: [
+            part(*one) for one in zip(images.split(1), Ks.float().split(1), T.float().split(1), strict=True)
+        ],
         "encode": lambda: after_the_lift(model)(volume),
     }
-    counted = {}
+    costs = {}
     for stage, call in calls.items():
-        with FlopCounterMode(display=False) as counter:
+        with CountedCosts() as counted:
             call()
-        counted[stage] = counter.get_total_flops() / 1e9
-    return counted
-
-
-def _matrix_product_gflop_s(size: int = 2048, repetitions: int = 5) -> float:
-    a, b = torch.rand(size, size), torch.rand(size, size)
-    torch.mm(a, b)
-    least = float("inf")
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        least = min(least, time.perf_counter() - start)
-    return 2 * size**3 / least / 1e9
+        costs[stage] = counted.cost
+    return costs

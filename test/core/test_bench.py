@@ -12,7 +12,7 @@ from gsrender_core.bench import heads
 from gsrender_core.bench.__main__ import PARTS, TARGETS, Target, machine, run_part, table
 from gsrender_core.bench.networks import NETWORKS, bench_networks
 from gsrender_core.bench.render import CASES
-from gsrender_core.bench.runtimes import stage_gflop
+from gsrender_core.bench.runtimes import stage_costs
 from gsrender_core.bench.scaling import RENDER_BY_GAUSSIANS, RENDER_BY_PIXELS
 from gsrender_core.config import HeadConfig, load_train_config
 from gsrender_core.model.gsrender import GSRender
@@ -107,11 +107,14 @@ def test_operations_are_those_of_the_layers():
     counts = []
     for hidden in (8, 16):
         model = GSRender(small_model(head=HeadConfig(hidden=hidden)), load_pretrained=False).eval()
-        counts.append(stage_gflop(model, SmallData().frame(0)))
+        counts.append(stage_costs(model, SmallData().frame(0)))
     voxels = 16 * 16 * 8
     more = 2 * voxels * (6 * 8 + 8)  # per voxel: 6 features to 8 more hidden units, these to one opacity
-    assert counts[1]["encode"] - counts[0]["encode"] == pytest.approx(more / 1e9, rel=1e-6)
-    assert counts[0]["see"] == counts[1]["see"] > 0
+    assert counts[1]["encode"].gflop - counts[0]["encode"].gflop == pytest.approx(more / 1e9, rel=1e-6)
+    # Hidden units are written and read once, and there are more weights: 6 x 8 and 8 in, 8 out.
+    more = 4 * (2 * 8 * voxels + 6 * 8 + 8 + 8)
+    assert counts[1]["encode"].mbyte - counts[0]["encode"].mbyte == pytest.approx(more / 1e6, rel=1e-6)
+    assert counts[0]["see"] == counts[1]["see"] and counts[0]["see"].gflop > 0 and counts[0]["see"].mbyte > 0
 
 
 def test_networks_of_gpu_size_are_refused_on_a_cpu():
