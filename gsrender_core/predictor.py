@@ -10,7 +10,7 @@ import torch
 from gsrender_core.checkpoint import load_checkpoint
 from gsrender_core.data.frame import Frame
 from gsrender_core.engine import check_runtime, make_engine
-from gsrender_core.engine.agreement import surround_frame
+from gsrender_core.engine.agreement import CAMERAS, surround_frame
 from gsrender_core.model.fold import fold_batch_norms
 from gsrender_core.model.gsrender import CameraInput, GSRender
 from gsrender_core.model.observation import PastMaps
@@ -67,7 +67,8 @@ class Predictor:
         precision: of the network's arithmetic up to the voxel features; the head is float32 (but for its opacities in
             the runtime openvino, whose graph has one precision).
         info: what the trainer recorded.
-        fallback: why eager torch serves in place of the runtime that was asked for; empty where it does not.
+        fallback: why eager torch serves in place of the runtime that was asked for; empty where it does not. An
+            engine that fails later is given up as well.
     """
 
     def __init__(
@@ -77,8 +78,9 @@ class Predictor:
         device: str = "auto",
         precision: str = "auto",
         runtime: str = "eager",
+        cameras: int = CAMERAS,
     ):
-        """``runtime`` as ``engine.RUNTIMES``; others than eager take seconds to make."""
+        """``runtime`` as ``engine.RUNTIMES``; others than eager take seconds to make, at first for so many cameras."""
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         if self.device.type == "cpu":
@@ -86,11 +88,18 @@ class Predictor:
         self.model = fold_batch_norms(model).to(self.device)
         self.info = info or {}
         self._kept: list[tuple[Frame, list[torch.Tensor]]] = []
-        self._engine, self.fallback = make_engine(self.model, self.device, self.precision, runtime, self._by_torch)
+        self._engine, self.fallback = make_engine(
+            self.model, self.device, self.precision, runtime, self._by_torch, cameras
+        )
 
     @classmethod
     def load(
-        cls, checkpoint: str | Path, device: str = "auto", precision: str = "auto", runtime: str = "eager"
+        cls,
+        checkpoint: str | Path,
+        device: str = "auto",
+        precision: str = "auto",
+        runtime: str = "eager",
+        cameras: int = CAMERAS,
     ) -> "Predictor":
         """Read a checkpoint.
 
@@ -100,7 +109,7 @@ class Predictor:
         """
         check_runtime(runtime)
         loaded = load_checkpoint(checkpoint)
-        return cls(loaded.model, loaded.info, device, precision, runtime)
+        return cls(loaded.model, loaded.info, device, precision, runtime, cameras)
 
     @property
     def runtime(self) -> str:
@@ -183,8 +192,13 @@ class Predictor:
         tau = self.tau if tau is None else tau
         if self._uses_engine():
             self._check_size(frame)
-            labels, confidence = self._engine(frame, tau)
-        else:
+            try:
+                labels, confidence = self._engine(frame, tau)
+            except RuntimeError as error:  # no memory for the graph of another number of cameras, for one
+                self.fallback = f"runtime {self.runtime} failed ({str(error).strip() or type(error).__name__})"
+                logger.error("%s; eager torch goes on, slower and with the same results", self.fallback)
+                self._engine = None
+        if not self._uses_engine():
             labels, confidence = self._by_torch(frame, tau, previous)
         return OccupancyGrid(labels, confidence, self.grid, frame.stamp_ns)
 

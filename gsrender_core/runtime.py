@@ -12,9 +12,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in hardware: CUDA, and CPUs with AMX. Others are many times slower by it."""
-    amx = getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False)
-    return device.type == "cuda" or bool(amx)
+    """Whether a device multiplies bfloat16 in hardware: GPUs since Ampere, and CPUs with AMX.
+
+    Others are many times slower by it.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False))
 
 
 def keep_freed_memory() -> bool:

@@ -51,7 +51,7 @@ class PredictorHost:
                 "`ros2 run` ignore virtual environments)"
             ) from error
         path = path or str(default_checkpoint())
-        predictor = Predictor.load(path, device=self._device, runtime=self._runtime)
+        predictor = Predictor.load(path, device=self._device, runtime=self._runtime, cameras=self._cameras)
         if predictor.fallback:
             self._logger.warning(f"{predictor.fallback}; eager torch goes on, slower and with the same results")
         predictor.warm_up(self._cameras)  # else the first frames wait for seconds

@@ -29,8 +29,13 @@ class CountedCosts(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        out = function(*args, **kwargs)
         counted = flop_registry.get(function.overloadpacket)
+        if counted is None:  # under inference_mode a linear layer arrives whole: counted are the products in it
+            with self:
+                out = function.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = function(*args, **kwargs)
         if counted is not None:
             self._flop += counted(*args, **kwargs, out_val=out)
             used = [t for t in tree_flatten((args, kwargs, out))[0] if isinstance(t, torch.Tensor)]

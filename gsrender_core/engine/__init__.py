@@ -19,7 +19,7 @@ import torch
 
 from gsrender_core.config import RUNTIMES, ModelConfig
 from gsrender_core.data.frame import Frame
-from gsrender_core.engine.agreement import check_agreement, surround_frame
+from gsrender_core.engine.agreement import CAMERAS, check_agreement, surround_frame
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.model.parts import why_not
 
@@ -38,7 +38,12 @@ def check_runtime(runtime: str) -> None:
 
 
 def make_engine(
-    model: GSRender, device: torch.device, precision: torch.dtype, runtime: str, reference: Engine
+    model: GSRender,
+    device: torch.device,
+    precision: torch.dtype,
+    runtime: str,
+    reference: Engine,
+    cameras: int = CAMERAS,
 ) -> tuple[Engine | None, str]:
     """The engine of a folded network in evaluation mode; None where ``reference`` serves, and why (may be empty).
 
@@ -47,6 +52,7 @@ def make_engine(
         device, precision: of the arithmetic up to the voxel features.
         runtime: one of ``RUNTIMES``.
         reference: the same prediction by eager torch.
+        cameras: of the frame with which engines are compared and timed.
 
     Raises:
         ValueError: an unknown name.
@@ -65,30 +71,29 @@ def make_engine(
         for way, build in ways.items():
             try:
                 engine = build(model, device, precision)
-                check_agreement(engine, reference, model.config, precision)
+                check_agreement(engine, reference, model.config, precision, cameras)
                 engines[way] = engine
             except Exception as error:  # a driver, an instruction set, a file: whatever it is, eager torch is there
                 text = str(error).strip().splitlines()
                 reason = f"{way} is not used ({type(error).__name__}: {text[0] if text else 'no message'})"
                 logger.warning("%s", reason)
     if engines:
-        return _fastest(engines, model.config), ""
+        return _fastest(engines, model.config, cameras), ""
     logger.warning("%s; eager torch goes on, slower and with the same results", reason)
     return None, reason
 
 
-def _fastest(engines: dict[str, Engine], config: ModelConfig) -> Engine:
-    """Which of several engines of the same network is fastest here; of one, that one, untimed."""
+def _fastest(engines: dict[str, Engine], config: ModelConfig, cameras: int) -> Engine:
+    """Which of several engines of the same network is fastest here, by turns; of one, that one, untimed."""
     if len(engines) == 1:
         return next(iter(engines.values()))
-    frame, seconds = surround_frame(config.image_size), {}
-    for way, engine in engines.items():
-        runs = []
-        for _ in range(TIMED_RUNS):
+    frame, runs = surround_frame(config.image_size, cameras), {way: [] for way in engines}
+    for _ in range(TIMED_RUNS):
+        for way, engine in engines.items():
             start = time.perf_counter()
             engine(frame, config.tau)
-            runs.append(time.perf_counter() - start)
-        seconds[way] = median(runs)
+            runs[way].append(time.perf_counter() - start)
+    seconds = {way: median(values) for way, values in runs.items()}
     best = min(seconds, key=seconds.get)
     listed = ", ".join(f"{way} {1e3 * value:.1f} ms" for way, value in seconds.items())
     logger.info("%s; the faster is used", listed)

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from gsrender_core.data.frame import Frame
-from gsrender_core.engine.gpu_network import GpuNetwork
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.model.parts import WholeNetwork
 from gsrender_core.model.view_transformer import ego_from_pixel
@@ -36,35 +35,45 @@ class Captured:
     Args:
         network: takes ``inputs``; its shapes do not depend on values.
         inputs: on the GPU; what lies there when the graph is replayed is predicted from.
-        autocast: whether products are brought to bfloat16 in the call.
+        autocast: whether products are brought to bfloat16 in the call, by torch's own kernels.
     """
 
     @torch.inference_mode()
     def __init__(self, network: Callable, inputs: list[torch.Tensor], autocast: bool):
-        self.inputs = inputs
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        self.inputs, self.graph = inputs, torch.cuda.CUDAGraph()
         # Without the cache of autocast: its casts of weights would belong to one capture.
         cast = torch.autocast("cuda", torch.bfloat16, enabled=autocast, cache_enabled=False)
-        with _cudnn_tries(), cast:
+        # A stream of the inputs' device: torch's own for captures is that of the first device that ever captured.
+        with torch.cuda.device(inputs[0].device), _cudnn_tries(autocast), cast:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP_RUNS):
                     network(*inputs)
             torch.cuda.current_stream().wait_stream(stream)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            # Other threads may go on using the GPU meanwhile.
+            with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
                 self.outputs = network(*inputs)
 
 
 @contextlib.contextmanager
-def _cudnn_tries():
-    """cuDNN tries its algorithms on every new shape: here once, in the first warm-up run, for all replays."""
+def _cudnn_tries(enabled: bool):
+    """cuDNN tries its algorithms on every new shape: here once, in the first warm-up run, for all replays.
+
+    Not the fused ones, of which it would compile every one that it knows.
+    """
     before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = enabled
     try:
         yield
     finally:
         torch.backends.cudnn.benchmark = before
+
+
+def _fused(model: GSRender, precision: torch.dtype) -> nn.Module:
+    from gsrender_core.engine.gpu_network import GpuNetwork  # the other graph can do without what it imports
+
+    return GpuNetwork(model, precision)
 
 
 class CudaGraphEngine:
@@ -80,7 +89,7 @@ class CudaGraphEngine:
     name = "cuda_graph"
 
     def __init__(self, model: GSRender, device: torch.device, precision: torch.dtype, plain: bool = False):
-        network: nn.Module = WholeNetwork(model) if plain else GpuNetwork(model, precision)
+        network: nn.Module = WholeNetwork(model) if plain else _fused(model, precision)
         self._network, self._device = network.to(device).eval(), device
         self._autocast = plain and precision == torch.bfloat16
         self._captured: dict[int, Captured] = {}

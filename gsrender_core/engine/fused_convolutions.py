@@ -54,7 +54,9 @@ def _fused(block: nn.Module) -> nn.Module | None:
 
 
 def _fits(conv: nn.Module, norm: nn.Module) -> bool:
-    return isinstance(conv, nn.Conv2d) and isinstance(norm, nn.Identity) and conv.in_channels % CHANNELS == 0
+    """Whether cuDNN's fused kernels take a convolution: 2D, not depthwise, channels by eights, its norm folded."""
+    plain = isinstance(conv, nn.Conv2d) and isinstance(norm, nn.Identity) and conv.groups == 1
+    return plain and conv.in_channels % CHANNELS == 0 and conv.out_channels % CHANNELS == 0
 
 
 class ConvReLU(nn.Module):
@@ -63,13 +65,16 @@ class ConvReLU(nn.Module):
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
         self.conv = conv
+        self._zeros: dict[torch.Size, torch.Tensor] = {}  # by shape of x; replays of a graph read them
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        conv = self.conv
         if not x.is_cuda:
-            return F.relu(conv(x))
-        how = (conv.stride, conv.padding, conv.dilation, conv.groups)
-        return torch.cudnn_convolution_relu(x, conv.weight, conv.bias, *how)
+            return F.relu(self.conv(x))
+        # ``cudnn_convolution_relu`` adds 0 times the memory that its output gets, whatever lies there: NaN of a tensor
+        # that was there before would come through. Zeros of our own cannot.
+        if x.shape not in self._zeros:
+            self._zeros[x.shape] = _zero_map(x, self.conv)
+        return _conv_add_relu(self.conv, x, self._zeros[x.shape])
 
 
 class ResidualReLU(nn.Module):
@@ -78,10 +83,30 @@ class ResidualReLU(nn.Module):
     def __init__(self, before: nn.Module, conv: nn.Conv2d, shortcut: nn.Module):
         super().__init__()
         self.before, self.conv, self.shortcut = before, conv, shortcut
+        biased = [part for part in shortcut.modules() if isinstance(part, nn.Conv2d) and part.bias is not None]
+        if len(biased) == 1 and conv.bias is not None:  # one bias for both: the other would be a pass of its own
+            with torch.no_grad():
+                conv.bias += biased[0].bias
+            biased[0].bias = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        conv, added, x = self.conv, self.shortcut(x), self.before(x)
-        if not x.is_cuda:
-            return F.relu(conv(x) + added)
-        how = (conv.stride, conv.padding, conv.dilation, conv.groups)
-        return torch.cudnn_convolution_add_relu(x, conv.weight, added, 1.0, conv.bias, *how)
+        added, x = self.shortcut(x), self.before(x)
+        return _conv_add_relu(self.conv, x, added) if x.is_cuda else F.relu(self.conv(x) + added)
+
+
+def _conv_add_relu(conv: nn.Conv2d, x: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+    how = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    return torch.cudnn_convolution_add_relu(x, conv.weight, added, 1.0, conv.bias, *how)
+
+
+_SHARED_ZEROS: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
+
+
+def _zero_map(x: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
+    """Zeros of the shape of ``conv(x)``, channels last; all maps of a device share the memory of the largest."""
+    sizes = zip(x.shape[2:], conv.kernel_size, conv.stride, conv.padding, conv.dilation, strict=True)
+    h, w = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
+    count, key = len(x) * h * w * conv.out_channels, (x.device, x.dtype)
+    if key not in _SHARED_ZEROS or len(_SHARED_ZEROS[key]) < count:
+        _SHARED_ZEROS[key] = torch.zeros(count, device=x.device, dtype=x.dtype)  # earlier maps keep theirs
+    return _SHARED_ZEROS[key][:count].view(len(x), h, w, conv.out_channels).permute(0, 3, 1, 2)

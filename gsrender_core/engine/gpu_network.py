@@ -34,13 +34,13 @@ class GpuNetwork(nn.Module):
         self.free, self._view = model.config.num_classes, model.view
         width, height = model.config.image_size
         self._cells = (-(-height // self._view.stride), -(-width // self._view.stride))
+        fuse_convolutions(self)
         # Maps and weights with the channels innermost: what tensor cores read.
         for module in (self.images.backbone.body, self.images.neck, self.images.depth_net, self.volume.encoder):
             module.to(precision)
             for part in module.modules():
                 if isinstance(part, nn.Conv3d):
                     part.to(memory_format=torch.channels_last_3d)
-        fuse_convolutions(self)
 
     def forward(self, images, Ks, T_ego_cam, ego_from_pixel, tau):
         """As ``parts.WholeNetwork``."""

@@ -53,7 +53,9 @@ class Aspp(nn.Module):
         self.dropout = nn.Dropout(0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        parts = [self.near(x), *(far(x) for far in self.far), self.everywhere(x).expand(-1, -1, *x.shape[-2:])]
+        # Laid out as the others, which the joint map follows: an expanded one alone would turn it all around.
+        everywhere = self.everywhere(x).expand(-1, -1, *x.shape[-2:]).contiguous(memory_format=torch.channels_last)
+        parts = [self.near(x), *(far(x) for far in self.far), everywhere]
         return self.dropout(self.joined(torch.cat(parts, dim=1)))
 
 

@@ -10,6 +10,7 @@ from small import SmallData, small_model
 
 from gsrender_core.bench import heads
 from gsrender_core.bench.__main__ import PARTS, TARGETS, Target, machine, run_part, table
+from gsrender_core.bench.costs import CountedCosts
 from gsrender_core.bench.networks import NETWORKS, bench_networks
 from gsrender_core.bench.render import CASES
 from gsrender_core.bench.runtimes import stage_costs
@@ -115,6 +116,16 @@ def test_operations_are_those_of_the_layers():
     more = 4 * (2 * 8 * voxels + 6 * 8 + 8 + 8)
     assert counts[1]["encode"].mbyte - counts[0]["encode"].mbyte == pytest.approx(more / 1e6, rel=1e-6)
     assert counts[0]["see"] == counts[1]["see"] and counts[0]["see"].gflop > 0 and counts[0]["see"].mbyte > 0
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_costs_are_counted_in_every_mode(mode):
+    conv, linear = torch.nn.Conv2d(3, 5, 3, bias=False), torch.nn.Linear(7, 11, bias=False)
+    with mode(), CountedCosts() as costs:
+        conv(torch.zeros(1, 3, 10, 8)), linear(torch.zeros(2, 13, 7))
+    assert costs.cost.gflop * 1e9 == pytest.approx(2 * (8 * 6 * 5 * 3 * 9 + 2 * 13 * 7 * 11))
+    numbers = (3 * 10 * 8 + 3 * 5 * 9 + 5 * 8 * 6) + (2 * 13 * 7 + 7 * 11 + 2 * 13 * 11)
+    assert costs.cost.mbyte * 1e6 == pytest.approx(4 * numbers)
 
 
 def test_networks_of_gpu_size_are_refused_on_a_cpu():

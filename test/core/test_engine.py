@@ -15,7 +15,7 @@ from gsrender_core.data.frame import Frame
 from gsrender_core.engine import make_engine
 from gsrender_core.engine.agreement import AgreementError, check_agreement, surround_frame
 from gsrender_core.engine.cuda_graph_engine import CudaGraphEngine
-from gsrender_core.engine.fused_convolutions import ConvReLU, ResidualReLU
+from gsrender_core.engine.fused_convolutions import ConvReLU, ResidualReLU, _zero_map
 from gsrender_core.engine.gpu_network import GpuNetwork
 from gsrender_core.engine.labelling import CellLabels, RowLabels
 from gsrender_core.model.gsrender import GSRender
@@ -148,6 +148,17 @@ def test_a_fused_network_is_the_same_function():
     for ours, theirs in zip(fused.images(inputs[0], Ks, T), WholeNetwork(model).images(inputs[0], Ks, T), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert len(list(model.modules())) == len(list(copy.deepcopy(model).modules())), "the model itself was changed"
+
+
+@pytest.mark.parametrize("how", [(1, 1, 0, 1), (3, 1, 1, 1), (3, 2, 1, 1), (5, 3, 0, 2), (3, 1, 6, 6)], ids=str)
+def test_zeros_stand_where_a_convolution_will(how):
+    kernel, stride, padding, dilation = how
+    conv = torch.nn.Conv2d(8, 16, kernel, stride, padding, dilation)
+    small, large = torch.zeros(1, 8, 11, 15), torch.zeros(2, 8, 20, 13)
+    for x in (small, large, small):
+        zeros = _zero_map(x, conv)
+        assert zeros.shape == conv(x).shape and not zeros.any()
+        assert zeros.is_contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
@@ -298,6 +309,21 @@ def test_what_cannot_serve_is_named_and_eager_goes_on(changes, runtime, text, ca
     assert predictor(frame_of(1)).semantics.shape == (16, 16, 8)
 
 
+def test_an_engine_that_fails_later_is_given_up(caplog, monkeypatch):
+    predictor = Predictor(network(), device="cpu", precision="float32", runtime="openvino")
+    reference = Predictor(predictor.model, device="cpu", precision="float32")
+
+    def full(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(predictor._engine, "see", full)
+    with caplog.at_level(logging.ERROR):
+        grid = predictor(frame_of(1))
+    assert predictor.runtime == "eager" and "out of memory" in predictor.fallback
+    assert "runtime openvino failed (out of memory); eager torch goes on" in caplog.text
+    assert np.array_equal(grid.semantics, reference(frame_of(1)).semantics)
+
+
 def test_a_missing_library_is_named_and_eager_goes_on(monkeypatch, caplog):
     monkeypatch.setitem(__import__("sys").modules, "gsrender_core.engine.openvino_engine", None)
     with caplog.at_level(logging.WARNING):
@@ -363,7 +389,8 @@ def test_the_made_up_frame_is_the_same_every_time():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("plain", [True, False], ids=["torch's kernels", "fused kernels"])
 @pytest.mark.parametrize("changes", [{"encoder": SUBPIXEL}, RESNET], ids=["subpixel", "resnet"])
-def test_cuda_graph_equals_eager_torch_on_random_frames(changes, plain):
+def test_cuda_graph_equals_eager_torch_on_random_frames(changes, plain, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # else float32 convolutions keep 11 bits
     predictor = Predictor(network(**changes), device="cuda", precision="float32")
     engine = CudaGraphEngine(predictor.model, predictor.device, FLOAT, plain)
     for seed, cameras in ((1, 3), (2, 3), (3, 1)):
@@ -371,6 +398,20 @@ def test_cuda_graph_equals_eager_torch_on_random_frames(changes, plain):
     predictor = Predictor(network(**changes), device="cuda", precision="bfloat16")
     engine = CudaGraphEngine(predictor.model, predictor.device, torch.bfloat16, plain)
     check_agreement(engine, predictor._by_torch, predictor.model.config, torch.bfloat16)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@torch.inference_mode()
+def test_fused_convolutions_do_not_read_what_lay_in_memory():
+    for dtype in (torch.float32, torch.bfloat16):
+        conv = torch.nn.Conv2d(16, 24, 3, padding=1).to("cuda", dtype).to(memory_format=torch.channels_last)
+        fused = ConvReLU(conv)
+        for size in (20, 33):
+            x = torch.randn(2, 16, size, size, device="cuda", dtype=dtype).to(memory_format=torch.channels_last)
+            expected = torch.relu(conv(x).float())
+            del_me = [torch.full_like(expected, torch.nan, dtype=dtype) for _ in range(4)]
+            del del_me
+            torch.testing.assert_close(fused(x).float(), expected, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
