@@ -194,7 +194,9 @@ class Predictor:
             self._check_size(frame)
             try:
                 labels, confidence = self._engine(frame, tau)
-            except RuntimeError as error:  # no memory for the graph of another number of cameras, for one
+            except torch.cuda.OutOfMemoryError:  # eager torch needs more
+                raise
+            except RuntimeError as error:  # as one that cannot be made for another number of cameras
                 self.fallback = f"runtime {self.runtime} failed ({str(error).strip() or type(error).__name__})"
                 logger.error("%s; eager torch goes on, slower and with the same results", self.fallback)
                 self._engine = None
