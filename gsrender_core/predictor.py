@@ -44,7 +44,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """``auto``: bfloat16 where the device multiplies it in hardware (CUDA, CPUs with AMX), else float32.
+    """``auto``: bfloat16 where the device multiplies it in hardware (GPUs since Ampere, CPUs with AMX), else float32.
 
     Raises:
         ValueError: unknown name.
@@ -65,7 +65,7 @@ class Predictor:
         grid: the volume that is predicted, in the ego frame of the frame's stamp.
         tau: opacity threshold of Eq. 7, from the checkpoint.
         precision: of the network's arithmetic up to the voxel features; the head is float32 (but for its opacities in
-            the runtime openvino, whose graph has one precision).
+            the runtime openvino, whose graph has one precision, and for factors of 11 bits in bfloat16's cuda_graph).
         info: what the trainer recorded.
         fallback: why eager torch serves in place of the runtime that was asked for; empty where it does not. An
             engine that fails later is given up as well.

@@ -11,10 +11,10 @@ from torch.utils.flop_counter import flop_registry
 
 @dataclass(frozen=True)
 class Cost:
-    """``gflop``: multiplications and additions, 1e9; ``mbyte``: read and written, 1e6. None where not counted."""
+    """``gflop``: multiplications and additions, 1e9; ``mbyte``: read and written, 1e6."""
 
-    gflop: float | None
-    mbyte: float | None
+    gflop: float
+    mbyte: float
 
 
 class CountedCosts(TorchDispatchMode):

@@ -138,15 +138,15 @@ def _stages(predictor: Predictor, frame: Frame, repetitions: int, gflop_s: float
             start = time.perf_counter()
             result = getattr(engine, stage)(*arguments) or ()
             times[stage].append(1e3 * (time.perf_counter() - start))
-    costs, none = stage_costs(predictor.model, frame), Cost(None, None)
+    costs = stage_costs(predictor.model, frame)
     return [
-        {"case": f"openvino: {stage}", "ms": median(values), **_floors(costs.get(stage, none), gflop_s, gb_s)}
+        {"case": f"openvino: {stage}", "ms": median(values), **_floors(costs.get(stage), gflop_s, gb_s)}
         for stage, values in times.items()
     ]
 
 
-def _floors(cost: Cost, gflop_s: float, gb_s: float) -> dict[str, float | None]:
-    if cost.gflop is None:
+def _floors(cost: Cost | None, gflop_s: float, gb_s: float) -> dict[str, float | None]:
+    if cost is None:
         return {"gflop": None, "floor_ms": None, "mbyte": None, "memory_ms": None}
     return {
         "gflop": cost.gflop,

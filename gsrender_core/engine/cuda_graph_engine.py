@@ -4,7 +4,6 @@ Intrinsics and poses are inputs that are copied in before every replay, so a cal
 has one number of cameras; another number captures another graph.
 """
 
-import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -35,7 +34,7 @@ class Captured:
     Args:
         network: takes ``inputs``; its shapes do not depend on values.
         inputs: on the GPU; what lies there when the graph is replayed is predicted from.
-        autocast: whether products are brought to bfloat16 in the call, by torch's own kernels.
+        autocast: whether products are brought to bfloat16 in the call.
     """
 
     @torch.inference_mode()
@@ -44,7 +43,7 @@ class Captured:
         # Without the cache of autocast: its casts of weights would belong to one capture.
         cast = torch.autocast("cuda", torch.bfloat16, enabled=autocast, cache_enabled=False)
         # A stream of the inputs' device: torch's own for captures is that of the first device that ever captured.
-        with torch.cuda.device(inputs[0].device), _cudnn_tries(autocast), cast:
+        with torch.cuda.device(inputs[0].device), cast:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -54,20 +53,6 @@ class Captured:
             # Other threads may go on using the GPU meanwhile.
             with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
                 self.outputs = network(*inputs)
-
-
-@contextlib.contextmanager
-def _cudnn_tries(enabled: bool):
-    """cuDNN tries its algorithms on every new shape: here once, in the first warm-up run, for all replays.
-
-    Not the fused ones, of which it would compile every one that it knows.
-    """
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = enabled
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def _fused(model: GSRender, precision: torch.dtype) -> nn.Module:

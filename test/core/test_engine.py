@@ -22,6 +22,7 @@ from gsrender_core.model.gsrender import GSRender
 from gsrender_core.model.parts import CellPart, VolumePart, WholeNetwork
 from gsrender_core.model.view_transformer import ego_from_pixel
 from gsrender_core.predictor import Predictor
+from gsrender_core.runtime import multiplies_bfloat16
 
 CPU, FLOAT = torch.device("cpu"), torch.float32
 SUBPIXEL = EncoderConfig(channels=8, features=6, widen="subpixel")
@@ -412,6 +413,12 @@ def test_fused_convolutions_do_not_read_what_lay_in_memory():
             del_me = [torch.full_like(expected, torch.nan, dtype=dtype) for _ in range(4)]
             del del_me
             torch.testing.assert_close(fused(x).float(), expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("capability, has", [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_gpus_before_ampere_do_not_multiply_bfloat16(capability, has, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert multiplies_bfloat16(torch.device("cuda")) is has
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
