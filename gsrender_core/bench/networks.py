@@ -51,7 +51,7 @@ NETWORKS = {
 def bench_networks(quick: bool = False, device: str = "auto") -> dict:
     """Milliseconds a prediction: eager torch under autocast, one CUDA graph, and what its parts bring.
 
-    ``graph``: what the predictor uses (``GpuNetwork``). ``plain graph``: torch's own kernels under autocast.
+    ``graph``: of fused kernels (``GpuNetwork``). ``plain graph``: of torch's own under autocast. The faster predicts.
     ``compiled graph``: those behind ``torch.compile``. ``graph, kernel``: the dearest of one replay, by name.
 
     A network that looks at earlier frames has no graph; its earlier maps are kept from their own turn, as the
