@@ -7,8 +7,8 @@ images_without_stamp.<camera>, and what is loaded (device, checkpoint, ...). Fur
 makes those of the node.
 
 Its level: OK; WARN while paused or where more than a tenth of the last frames were dropped for a reason that is no
-choice of the node's; ERROR after ``watchdog_s`` without output; STALE where for so long no image came either: then
-there is nothing to judge.
+choice of the node's; ERROR after ``watchdog_s`` without output; STALE where no image comes either: then there is
+nothing to judge.
 """
 
 import time
@@ -26,6 +26,9 @@ from gsrender_ros.statistics import FrameStatistics, Summary
 _HARMLESS = ("superseded", "reset", "paused", "between", "behind")
 _RECENT_S = 10.0
 _WARN_SHARE = 0.1
+# Images have stopped when none came for this share of ``watchdog_s``. Not for all of it: the last image may be younger
+# than the last output (nothing comes of an image whose partners never arrive), and its drop does not explain silence.
+_STOPPED_SHARE = 0.5
 OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
 
 
@@ -79,6 +82,9 @@ class Diagnostics:
     def _silent_since(self) -> float:
         return self._statistics.last_output_at or self._started_at
 
+    def _images_stopped(self) -> bool:
+        return time.monotonic() - self._image_at >= _STOPPED_SHARE * self._settings.watchdog_s
+
     def status(self) -> DiagnosticStatus:
         """The state as one DiagnosticStatus."""
         summary = self._statistics.summary()
@@ -121,8 +127,7 @@ class Diagnostics:
         if self.paused:
             return WARN, self.pause_text
         if now - self._silent_since() >= self._settings.watchdog_s:
-            silent = now - self._image_at >= self._settings.watchdog_s
-            return STALE if silent else ERROR, "; ".join(self.explanations())
+            return STALE if self._images_stopped() else ERROR, "; ".join(self.explanations())
         if frames and bad > _WARN_SHARE * frames:
             last = self._statistics.last_drop
             return (
@@ -149,8 +154,8 @@ class Diagnostics:
                 silent.setdefault(self._publishers(topic, self._topics.image_type_name(index)), []).append(topic)
         if silent:
             return [f"no image on {', '.join(topics)} ({publishers})" for publishers, topics in silent.items()]
-        stopped_s = time.monotonic() - self._image_at
-        if stopped_s >= self._settings.watchdog_s:  # why the last frame was dropped would mislead
+        if self._images_stopped():  # why the last frame was dropped would mislead
+            stopped_s = time.monotonic() - self._image_at
             return [f"no image has arrived for {stopped_s:.0f} s; is the source paused or at its end?"]
         reasons = []
         without_stamp = sum(self._sync.images_without_stamp.values())

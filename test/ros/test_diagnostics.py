@@ -103,6 +103,19 @@ def test_levels_from_start_to_silence(bench, wall_time):
     )
 
 
+def test_a_source_at_its_end_is_said_to_be_although_its_last_image_had_no_partner(bench, wall_time):
+    bench.publish()
+    wall_time.now += 0.2
+    bench.sync.images_received["cam_front"] += 1
+    bench.sync.images_received["cam_back"] += 1
+    bench.statistics.received()
+    bench.statistics.dropped("reset", "time jumped back")
+    assert bench.report.status().level == OK
+    wall_time.now += SETTINGS.watchdog_s - 0.1  # longer without output than without images
+    status = bench.report.status()
+    assert status.level == STALE and status.message.startswith("no image has arrived for 5 s")
+
+
 def test_drops_warn_where_they_are_nobodys_wish(bench):
     for _ in range(20):
         bench.publish()

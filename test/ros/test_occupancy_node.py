@@ -122,7 +122,8 @@ def test_bags_without_tf_or_stamps_give_reasons_and_a_good_one_gives_occupancy(c
         late = []
         node.create_subscription(PointCloud2, "/occupancy_node/occupancy", late.append, LATCHED)
         spin_until(lambda: late, node_process)
-        spin_until(lambda: out.count("frames_pending") == 0, node_process)
+        # the player may have ended between the cameras of a set: no more than that image waits
+        spin_until(lambda: out.count("frames_pending") <= 1, node_process)
 
     assert set(map(stamp_ns, out.clouds)) <= set(reference)
     assert {cloud.header.frame_id for cloud in out.clouds} == {"base_link"}
