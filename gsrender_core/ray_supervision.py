@@ -38,9 +38,13 @@ class RayTargets:
 
 def neighbourhood(voxels: torch.Tensor, grid: VoxelGrid) -> torch.Tensor:
     """Mask bool [X * Y * Z] of the given voxels (flat indices) and all 26 around each."""
-    mask = torch.zeros(grid.size, device=voxels.device)
-    mask[voxels] = 1.0
-    return F.max_pool3d(mask.view(1, 1, *grid.shape), 3, 1, 1).view(-1) > 0
+    mask = torch.zeros(grid.shape, dtype=torch.bool, device=voxels.device)
+    mask.view(-1)[voxels] = True
+    for axis, size in enumerate(grid.shape):  # a cube's neighbourhood is that of a line, along each axis in turn
+        before = mask.clone()
+        mask.narrow(axis, 1, size - 1).logical_or_(before.narrow(axis, 0, size - 1))
+        mask.narrow(axis, 0, size - 1).logical_or_(before.narrow(axis, 1, size - 1))
+    return mask.view(-1)
 
 
 def ray_targets(

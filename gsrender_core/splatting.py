@@ -11,6 +11,7 @@ from gsrender_core.model.gsrender import GSRender
 from gsrender_core.ray_compensation import compensate_features, compensate_gaussians
 from gsrender_core.render import Rendered, render_pixels
 from gsrender_core.views import View
+from gsrender_core.visibility import visible_voxels
 
 QUANTILES_OF = 1 << 14  # opacities, for the log
 
@@ -96,30 +97,6 @@ def kept_gaussians(opacity: torch.Tensor, config: TrainConfig) -> torch.Tensor:
     if config.prune_keep > 0:
         keep |= torch.rand_like(opacity) < config.prune_keep
     return torch.nonzero(keep).squeeze(1)
-
-
-def visible_voxels(centers: torch.Tensor, view: View, reach_m: float) -> torch.Tensor:
-    """Voxels that may show in a view's cameras: flat indices int64 [N] of ``centers`` [V, 3] (m).
-
-    A voxel counts where its Gaussian may reach into the image, wherever its mean and scale end up: anything
-    within ``reach_m`` of its centre.
-    """
-    width, height = view.cameras.width, view.cameras.height
-    visible = torch.zeros(len(centers), dtype=torch.bool, device=centers.device)
-    for camera in torch.nonzero(view.chosen).squeeze(1).tolist():
-        T, K = view.cameras.viewmats[camera], view.cameras.Ks[camera]
-        x, y, z = (centers @ T[:3, :3].T + T[:3, 3]).unbind(1)
-        ahead = z + reach_m > 0
-        z = z.clamp(min=0.1)
-        seen = ahead
-        for along, axis, size in ((x, 0, width), (y, 1, height)):
-            focal, left = K[axis, axis], K[axis, 2]
-            right = size - left
-            # The image's borders are planes through the camera: a distance from them is not one along the axis.
-            before, behind = (reach_m * torch.hypot(focal, edge) for edge in (left, right))
-            seen = seen & (along * focal > -(left * z + before)) & (along * focal < right * z + behind)
-        visible |= seen
-    return torch.nonzero(visible).squeeze(1)
 
 
 def _opacity_statistics(opacity: torch.Tensor, rasterised: Gaussians) -> dict[str, torch.Tensor]:

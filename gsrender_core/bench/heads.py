@@ -23,9 +23,10 @@ from gsrender_core.model.gsrender import GSRender
 from gsrender_core.render import Cameras
 from gsrender_core.render.rays import VolumeSettings, cast_into_grid
 from gsrender_core.runtime import keep_freed_memory
-from gsrender_core.splatting import splat_view, visible_voxels
+from gsrender_core.splatting import splat_view
 from gsrender_core.training_frames import FrameLabels
 from gsrender_core.views import View
+from gsrender_core.visibility import visible_voxels
 from gsrender_core.voxel_field import DENSITY_SHIFT
 from gsrender_core.voxel_grid import VoxelGrid
 

@@ -39,12 +39,15 @@ class GaussianHead(nn.Module):
         """Features [N, F] and voxel centres [N, 3] (m) -> N Gaussians."""
         c = self.config
         out = self.output(self._hidden(features)).float()
-        means = centers + c.max_offset_m * torch.tanh(out[:, 0:3]) if c.max_offset_m > 0 else centers
-        scale = out[:, 3:6] if c.predict_scale else torch.zeros_like(out[:, 3:6])
+        # Contiguous: functions of three numbers in every 24 do not fill vector registers.
+        sizes = (3, 3, 1, self.num_classes, out.shape[1] - 7 - self.num_classes)
+        offset, scale, opacity, logits, quat = (part.contiguous() for part in out.split(sizes, dim=1))
+        means = centers + c.max_offset_m * torch.tanh(offset) if c.max_offset_m > 0 else centers
+        if not c.predict_scale:
+            scale = torch.zeros_like(scale)
         scales = (c.base_scale_m * torch.exp(scale.clamp(-4, 4))).clamp(c.min_scale_m, c.max_scale_m)
-        quats = F.normalize(out[:, -4:], dim=-1) if c.predict_rotation else None
-        logits = out[:, 7 : 7 + self.num_classes]
-        return Gaussians(means, scales, torch.sigmoid(out[:, 6]), logits, quats)
+        quats = F.normalize(quat, dim=-1) if c.predict_rotation else None
+        return Gaussians(means, scales, torch.sigmoid(opacity[:, 0]), logits, quats)
 
     def opacity_and_logits(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Opacity before the sigmoid [N] and class logits [N, K] only: what the ray supervision needs."""

@@ -125,6 +125,9 @@ def _find_entries(task, scene, images, strips, counts):
     c, chunk = task // chunks, task % chunks
     row = images.cameras[c]
     wanted = images.wanted[c]
+    if wanted[lines, columns] == 0:  # nobody asks for a pixel of this camera
+        strips[c, chunk * CHUNK : (chunk + 1) * CHUNK, 0] = HIDDEN
+        return
     rotation, axes = np.empty((3, 3)), np.empty((3, 3))
     slope = math.sqrt(1 + max(row[16] ** 2, row[17] ** 2) + max(row[18] ** 2, row[19] ** 2))
     for i in range(chunk * CHUNK, min((chunk + 1) * CHUNK, len(scene.live))):

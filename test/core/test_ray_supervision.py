@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from small import GRID
 
 from gsrender_core.ray_supervision import RayTargets, flat_index, neighbourhood, prior_targets, ray_loss, ray_targets
+from gsrender_core.voxel_grid import VoxelGrid
 
 
 def test_ray_targets_by_hand():
@@ -37,6 +39,16 @@ def test_the_neighbourhood_of_a_voxel_is_its_cube_of_27_cut_at_the_border():
     assert mask.sum() == 27 and mask[4:7, 5:8, 2:5].all()
     assert neighbourhood(torch.tensor([0]), GRID).sum() == 8
     assert neighbourhood(torch.zeros(0, dtype=torch.int64), GRID).sum() == 0
+
+
+@pytest.mark.parametrize("shape", [(9, 7, 5), (6, 1, 4), (1, 1, 1)])
+def test_the_neighbourhood_is_a_maximum_over_cubes(shape):
+    grid = VoxelGrid((0.0, 0.0, 0.0), 0.4, shape)
+    voxels = torch.nonzero(torch.rand(grid.size) < 0.05).squeeze(1)
+    mask = torch.zeros(grid.size)
+    mask[voxels] = 1
+    wanted = F.max_pool3d(mask.view(1, 1, *shape), 3, 1, 1).view(-1) > 0
+    assert torch.equal(neighbourhood(voxels, grid), wanted)
 
 
 def test_ray_loss_by_hand():

@@ -175,6 +175,26 @@ def test_gradcheck_of_the_torch_renderer():
 
 
 @pytest.mark.parametrize("backend", ["torch", "numba"])
+def test_cameras_without_pixels_change_nothing(backend):
+    """A training step asks for pixels of some cameras only; the others are not looked at."""
+    seed = secrets.randbits(32)
+    gaussians, cameras, pixels = random_scene(seed, 5000, 4, True)
+    asked = pixels.camera == 1
+    alone = Cameras(cameras.viewmats[1:2], cameras.Ks[1:2], WIDTH, HEIGHT)
+    results = []
+    for where, wanted in (
+        (cameras, Pixels(pixels.camera[asked], pixels.uv[asked])),
+        (alone, Pixels(torch.zeros_like(pixels.camera[asked]), pixels.uv[asked])),
+    ):
+        scene = leaves_of(gaussians)
+        got = features_of(render_pixels(scene, where, wanted, backend=backend))
+        results.append({"features": got, **gradients_of(scene, got, torch.ones_like(got))})
+    assert results[0]["features"].abs().max() > 0.1, f"seed {seed}: nothing is seen"
+    for name, value in results[0].items():
+        torch.testing.assert_close(value, results[1][name], msg=lambda text, name=name: f"seed {seed}: {name}: {text}")
+
+
+@pytest.mark.parametrize("backend", ["torch", "numba"])
 def test_order_of_gaussians_does_not_matter(backend):
     seed = secrets.randbits(32)
     gaussians, cameras, pixels = random_scene(seed, 800, 4, True)

@@ -9,9 +9,10 @@ from gsrender_core.config import HeadConfig, LossConfig
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.ray_compensation import compensate_features
 from gsrender_core.render import render_pixels
-from gsrender_core.splatting import kept_gaussians, splat_view, visible_voxels
+from gsrender_core.splatting import kept_gaussians, splat_view
 from gsrender_core.training_frames import TrainingFrames
 from gsrender_core.views import draw_view
+from gsrender_core.visibility import visible_voxels
 
 
 def setting(seed=0, head=None, **changes):
