@@ -2,7 +2,7 @@
 
 Against ``parts.WholeNetwork`` under autocast, whose inputs it takes: weights have the precision of the arithmetic, none
 is cast in a call; convolution, bias, residual and ReLU are one kernel of cuDNN; the lift and the head are kernels of
-our own (``gpu_kernels``) that write neither points nor hidden values.
+our own (``gpu_lift``, ``gpu_labels``) that write neither points nor hidden values.
 """
 
 import copy
@@ -11,8 +11,10 @@ import math
 import torch
 from torch import nn
 
-from gsrender_core.engine import gpu_kernels
 from gsrender_core.engine.fused_convolutions import fuse_convolutions
+from gsrender_core.engine.gpu_labels import HeadWeights, label_rows, label_rows_reference
+from gsrender_core.engine.gpu_lift import lift, lift_reference, place
+from gsrender_core.engine.triton_kernels import serve
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.model.parts import CellPart, ImagePart, after_the_lift, labels_of, voxels_of_rays
 
@@ -47,14 +49,14 @@ class GpuNetwork(nn.Module):
         probability, features = self.images(images, Ks, T_ego_cam)
         shape, origins = self._view.shape, T_ego_cam[:, :3, 3].contiguous()
         volume = torch.empty(math.prod(shape), features.shape[-1], device=images.device)
-        ours = gpu_kernels.serve(images.device)
+        ours = serve(images.device)
         if ours:
             voxel = torch.empty(*probability.shape, dtype=torch.int32, device=images.device)
-            gpu_kernels.place(self._view, self._cells, ego_from_pixel, origins, voxel)
+            place(self._view, self._cells, ego_from_pixel, origins, voxel)
         else:
             voxel = voxels_of_rays(self._view, self._cells, ego_from_pixel, origins).int()
-        lift = gpu_kernels.lift if ours else gpu_kernels.lift_reference
-        lift(voxel, features.contiguous(), probability.contiguous(), volume)
+        add = lift if ours else lift_reference
+        add(voxel, features.contiguous(), probability.contiguous(), volume)
         labels, confidence = self._labels(volume.view(*shape, -1), tau, ours)
         return self.volume.by_voxel(labels), self.volume.by_voxel(confidence)
 
@@ -65,6 +67,6 @@ class GpuNetwork(nn.Module):
         rows = self.volume.rows(volume).contiguous()
         labels = torch.empty(len(rows), dtype=torch.uint8, device=rows.device)
         confidence = torch.empty(len(rows), device=rows.device)
-        label = gpu_kernels.label_rows if ours else gpu_kernels.label_rows_reference
-        label(rows, gpu_kernels.HeadWeights.of(self.volume.head), tau, self.free, (labels, confidence))
+        label = label_rows if ours else label_rows_reference
+        label(rows, HeadWeights.of(self.volume.head), tau, self.free, (labels, confidence))
         return labels, confidence

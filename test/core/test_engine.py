@@ -1,31 +1,24 @@
 """Runtimes against eager torch: same labels from any frame, and a loud way back where that is not so."""
 
-import copy
 import dataclasses
 import logging
 
 import numpy as np
 import pytest
 import torch
-from small import SIZE, camera_pose, small_model
+from engines import CPU, FLOAT, SUBPIXEL, assert_same, frame_of, network, opacity_reached_by
+from small import SIZE
 
 from gsrender_core import engine as engine_module
 from gsrender_core.config import BackboneConfig, EncoderConfig, HeadConfig, ViewConfig
-from gsrender_core.data.frame import Frame
 from gsrender_core.engine import make_engine
 from gsrender_core.engine.agreement import AgreementError, check_agreement, surround_frame
-from gsrender_core.engine.cuda_graph_engine import CudaGraphEngine
-from gsrender_core.engine.fused_convolutions import ConvReLU, ResidualReLU, _zero_map
 from gsrender_core.engine.gpu_network import GpuNetwork
 from gsrender_core.engine.labelling import CellLabels, RowLabels
-from gsrender_core.model.gsrender import GSRender
 from gsrender_core.model.parts import CellPart, VolumePart, WholeNetwork
 from gsrender_core.model.view_transformer import ego_from_pixel
 from gsrender_core.predictor import Predictor
-from gsrender_core.runtime import multiplies_bfloat16
 
-CPU, FLOAT = torch.device("cpu"), torch.float32
-SUBPIXEL = EncoderConfig(channels=8, features=6, widen="subpixel")
 CELLS = EncoderConfig(channels=8, features=6, widen="subpixel", cell_features=24)
 
 
@@ -33,49 +26,6 @@ CELLS = EncoderConfig(channels=8, features=6, widen="subpixel", cell_features=24
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "gsrender" / "graphs"
-
-
-def network(seed=0, **changes) -> GSRender:
-    """Random weights in which every layer matters: heads start at zero and batch norms at one otherwise."""
-    torch.manual_seed(seed)
-    model = GSRender(small_model(**changes), load_pretrained=False)
-    with torch.no_grad():
-        if model.config.head.kind == "gaussian":
-            model.head.output.weight.normal_()
-        for module in model.modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
-                module.weight.uniform_(0.5, 1.5)
-    return model.eval()
-
-
-def frame_of(seed: int, cameras: int = 3) -> Frame:
-    """Noise images of cameras with intrinsics and poses of their own."""
-    rng = np.random.default_rng(seed)
-    focal = rng.uniform(40, 80, cameras)
-    Ks = np.stack([[[f, 0, 48], [0, f, 30], [0, 0, 1.0]] for f in focal])
-    poses = np.stack([camera_pose(*rng.uniform((-3, -1, 0), (3, 1, 1))) for _ in range(cameras)])
-    images = rng.integers(0, 256, (cameras, 3, SIZE[1], SIZE[0]), dtype=np.uint8)
-    return Frame(images, Ks, poses, np.eye(4), 0, tuple(str(c) for c in range(cameras)))
-
-
-@torch.inference_mode()
-def opacity_reached_by(predictor, frame, share) -> float:
-    opacity, _ = predictor.model.opacity_and_logits(predictor.features(frame))
-    return float(torch.sigmoid(opacity).quantile(1 - share))
-
-
-@torch.inference_mode()
-def assert_same(engine, predictor, frame):
-    """An engine against the eager torch of a predictor, at a threshold that half of the voxels reach."""
-    tau = opacity_reached_by(predictor, frame, 0.5)
-    (expected, expected_confidence), (got, confidence) = predictor._by_torch(frame, tau), engine(frame, tau)
-    assert got.dtype == np.uint8 and confidence.dtype == np.float32 and got.shape == expected.shape
-    assert 0.05 < (expected != 17).mean() < 0.95, "equal opacities: nothing is compared"
-    # Float32 sums in another order: a voxel on the threshold or between two classes may fall either way.
-    assert (got == expected).mean() > 0.999
-    np.testing.assert_allclose(confidence[got == expected], expected_confidence[got == expected], atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -109,77 +59,6 @@ def test_every_runtime_equals_eager_torch_on_random_frames(changes, runtime):
 
     for seed, cameras in ((1, 3), (2, 3), (3, 1)):  # other calibrations, another number of cameras
         assert_same(engine, reference, frame_of(seed, cameras))
-
-
-@torch.no_grad()
-def test_bfloat16_leaves_geometry_and_head_in_float32():
-    """As in eager torch: rays in bfloat16 end in a neighbouring voxel, and opacities lose their third digit."""
-    whole, frame = WholeNetwork(network(encoder=SUBPIXEL)).eval(), frame_of(8)
-    images, Ks, T = (torch.from_numpy(a) for a in (frame.images, frame.Ks, frame.T_ego_cam))
-    Ks, T = Ks.float(), T.float()
-    probability, rows = whole.images(images, Ks, T)
-    geometry, volumes = (ego_from_pixel(Ks, T), T[:, :3, 3]), []
-    for enabled in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            volumes.append(whole._lift(probability, rows, *geometry))
-    assert torch.equal(*volumes)
-    with torch.autocast("cpu", torch.bfloat16):
-        opacity, P = whole.volume(volumes[0])
-    torch.testing.assert_close(opacity, whole.volume.head.opacity(P))
-
-
-RESNET = {
-    "backbone": BackboneConfig("resnet18", pretrained=False, strides=(16, 32)),
-    "view": ViewConfig(stride=16, neck="joined", neck_channels=16, channels=8),
-}
-
-
-@torch.no_grad()
-def test_a_fused_network_is_the_same_function():
-    """``resnet50`` has the same blocks with one convolution more."""
-    model = Predictor(network(**RESNET, encoder=SUBPIXEL), device="cpu", precision="float32").model
-    fused = GpuNetwork(model, FLOAT)
-    kinds = [type(module) for module in fused.modules()]
-    # 8 residual blocks of the backbone, 1 of the depth net, 6 of the encoder; two convolutions of the neck, one of the
-    # encoder, and the first one of every residual block. The first of the backbone takes three channels.
-    assert (kinds.count(ResidualReLU), kinds.count(ConvReLU)) == (15, 15 + 3)
-    frame = frame_of(11)
-    inputs = [torch.from_numpy(a) for a in (frame.images, frame.Ks, frame.T_ego_cam)]
-    Ks, T = inputs[1].float(), inputs[2].float()
-    for ours, theirs in zip(fused.images(inputs[0], Ks, T), WholeNetwork(model).images(inputs[0], Ks, T), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    assert len(list(model.modules())) == len(list(copy.deepcopy(model).modules())), "the model itself was changed"
-
-
-@pytest.mark.parametrize("how", [(1, 1, 0, 1), (3, 1, 1, 1), (3, 2, 1, 1), (5, 3, 0, 2), (3, 1, 6, 6)], ids=str)
-def test_zeros_stand_where_a_convolution_will(how):
-    kernel, stride, padding, dilation = how
-    conv = torch.nn.Conv2d(8, 16, kernel, stride, padding, dilation)
-    small, large = torch.zeros(1, 8, 11, 15), torch.zeros(2, 8, 20, 13)
-    for x in (small, large, small):
-        zeros = _zero_map(x, conv)
-        assert zeros.shape == conv(x).shape and not zeros.any()
-        assert zeros.is_contiguous(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def test_a_network_in_bfloat16_is_autocast_to_a_few_thousandths():
-    model = Predictor(network(**RESNET), device="cpu", precision="float32").model
-    whole, ours = WholeNetwork(model).eval(), GpuNetwork(model, torch.bfloat16).eval()
-    assert next(model.parameters()).dtype == FLOAT, "the model itself was changed"
-    assert {p.dtype for p in ours.volume.head.parameters()} == {FLOAT}
-    for seed in (12, 13):
-        frame = frame_of(seed)
-        images, Ks, T = (torch.from_numpy(a) for a in (frame.images, frame.Ks, frame.T_ego_cam))
-        Ks, T = Ks.float(), T.float()
-        geometry = images, Ks, T, ego_from_pixel(Ks, T)
-        _, everywhere = whole(*geometry, torch.tensor(0.0))
-        tau = everywhere.quantile(0.5)
-        (exact, _), (labels, _) = whole(*geometry, tau), ours(*geometry, tau)
-        with torch.autocast("cpu", torch.bfloat16):
-            cast, _ = whole(*geometry, tau)
-        agreement, usual = ((a == exact).float().mean() for a in (labels, cast))
-        assert agreement > 0.9 and agreement > usual - 0.03, (agreement, usual)
 
 
 def test_rows_of_cells_find_their_voxels():
@@ -385,46 +264,6 @@ def test_the_made_up_frame_is_the_same_every_time():
     assert np.array_equal(a.images, b.images) and a.images.shape == (4, 3, 64, 96)
     # The first camera looks ahead: its optical axis is the car's x axis.
     np.testing.assert_allclose(a.T_ego_cam[0, :3, 2], (1, 0, 0), atol=1e-12)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("plain", [True, False], ids=["torch's kernels", "fused kernels"])
-@pytest.mark.parametrize("changes", [{"encoder": SUBPIXEL}, RESNET], ids=["subpixel", "resnet"])
-def test_cuda_graph_equals_eager_torch_on_random_frames(changes, plain, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # else float32 convolutions keep 11 bits
-    predictor = Predictor(network(**changes), device="cuda", precision="float32")
-    engine = CudaGraphEngine(predictor.model, predictor.device, FLOAT, plain)
-    for seed, cameras in ((1, 3), (2, 3), (3, 1)):
-        assert_same(engine, predictor, frame_of(seed, cameras))
-    predictor = Predictor(network(**changes), device="cuda", precision="bfloat16")
-    engine = CudaGraphEngine(predictor.model, predictor.device, torch.bfloat16, plain)
-    check_agreement(engine, predictor._by_torch, predictor.model.config, torch.bfloat16)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@torch.inference_mode()
-def test_fused_convolutions_do_not_read_what_lay_in_memory():
-    for dtype in (torch.float32, torch.bfloat16):
-        conv = torch.nn.Conv2d(16, 24, 3, padding=1).to("cuda", dtype).to(memory_format=torch.channels_last)
-        fused = ConvReLU(conv)
-        for size in (20, 33):
-            x = torch.randn(2, 16, size, size, device="cuda", dtype=dtype).to(memory_format=torch.channels_last)
-            expected = torch.relu(conv(x).float())
-            del_me = [torch.full_like(expected, torch.nan, dtype=dtype) for _ in range(4)]
-            del del_me
-            torch.testing.assert_close(fused(x).float(), expected, rtol=2e-2, atol=2e-2)
-
-
-@pytest.mark.parametrize("capability, has", [((7, 5), False), ((8, 0), True), ((9, 0), True)])
-def test_gpus_before_ampere_do_not_multiply_bfloat16(capability, has, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert multiplies_bfloat16(torch.device("cuda")) is has
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_a_gpu_predicts_by_a_graph():
-    predictor = Predictor(network(), device="cuda", runtime="auto")
-    assert (predictor.runtime, predictor.fallback) == ("cuda_graph", "")
 
 
 def test_backbones_of_a_few_strides_work_too():

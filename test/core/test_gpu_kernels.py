@@ -14,7 +14,7 @@ import torch
 from small import small_model
 
 from gsrender_core.config import HeadConfig
-from gsrender_core.engine import gpu_kernels
+from gsrender_core.engine import gpu_labels, gpu_lift, triton_kernels
 from gsrender_core.engine.agreement import surround_frame
 from gsrender_core.engine.gpu_network import GpuNetwork
 from gsrender_core.model import lift_numba
@@ -29,7 +29,7 @@ from gsrender_core.voxel_grid import VoxelGrid
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 runs_kernels = pytest.mark.skipif(
-    not gpu_kernels.serve(torch.device(DEVICE)),
+    not triton_kernels.serve(torch.device(DEVICE)),
     reason="neither CUDA nor Triton's interpreter in this process",
 )
 FREE = 200  # no class: an unwritten or mistaken label shows
@@ -72,7 +72,7 @@ def label_inputs(seed: int, count: int, features: int, hidden: int, classes: int
 def run(function, rows, *values) -> None:
     """A labelling function of what ``label_inputs`` lists."""
     layers, (tau, free, labels, confidence, *precision) = values[:4], values[4:]
-    function(rows, gpu_kernels.HeadWeights(*layers), tau, free, (labels, confidence), *precision)
+    function(rows, gpu_labels.HeadWeights(*layers), tau, free, (labels, confidence), *precision)
 
 
 def to_device(values: list) -> list:
@@ -115,7 +115,7 @@ def test_lift_reference_by_hand():
     voxel = torch.tensor([[[1, -1], [1, 0]]], dtype=torch.int32)  # one camera, two bins, two cells
     rows, weights = torch.tensor([[[2.0, -4.0], [1.0, 8.0]]]), torch.tensor([[[0.25, 0.5], [0.5, 0.125]]])
     volume = torch.full((3, 2), 7.0)
-    gpu_kernels.lift_reference(voxel, rows, weights, volume)
+    gpu_lift.lift_reference(voxel, rows, weights, volume)
     assert volume.tolist() == [[0.125, 1.0], [1.5, -3.0], [0.0, 0.0]]
 
 
@@ -125,7 +125,7 @@ def test_lift_reference_equals_the_one_for_cpus(seed, features):
     voxel, rows, weights, volume = lift_inputs(seed, 37, features, 25)
     expected = np.empty(volume.shape, np.float32)
     splat_rows(voxel.numpy(), rows.numpy(), weights.numpy(), expected)
-    gpu_kernels.lift_reference(voxel, rows, weights, volume)
+    gpu_lift.lift_reference(voxel, rows, weights, volume)
     assert (expected != 0).all()
     np.testing.assert_allclose(volume.numpy(), expected, atol=1e-4)
 
@@ -134,7 +134,7 @@ def test_lift_reference_equals_the_one_for_cpus(seed, features):
 @pytest.mark.parametrize("features, hidden, classes", [(12, 24, 17), (32, 64, 17), (20, 0, 17), (64, 0, 3)])
 def test_label_reference_equals_the_head_and_the_network_s_formula(seed, features, hidden, classes):
     inputs, opacity, logits = label_inputs(seed, 501, features, hidden, classes)
-    run(gpu_kernels.label_rows_reference, *inputs)
+    run(gpu_labels.label_rows_reference, *inputs)
     # As the end of ``WholeNetwork.forward``.
     best, label = torch.softmax(logits, dim=-1).max(dim=-1)
     opacity, tau = torch.sigmoid(opacity), inputs[5]
@@ -154,7 +154,7 @@ def test_place_kernel_equals_its_reference(cells):
         view, _, *geometry = place_inputs(seed, cells)
         expected = voxels_of_rays(view, cells, *geometry)
         voxel = torch.full(expected.shape, 99, dtype=torch.int32, device=DEVICE)
-        gpu_kernels.place(view.to(DEVICE), cells, *to_device(geometry), voxel)
+        gpu_lift.place(view.to(DEVICE), cells, *to_device(geometry), voxel)
         assert (voxel.cpu() == expected).float().mean() > 0.999  # a point on a border may fall to either side
 
 
@@ -163,7 +163,7 @@ def test_rays_that_are_no_numbers_or_far_away_are_outside():
     view, cells, ego_from_pixel, origins = place_inputs(0, (4, 5))
     ego_from_pixel[0, 0, 0], origins[1] = torch.nan, 1e30
     voxel = torch.full((2, 13, 20), 99, dtype=torch.int32, device=DEVICE)
-    gpu_kernels.place(view.to(DEVICE), cells, *to_device([ego_from_pixel, origins]), voxel)
+    gpu_lift.place(view.to(DEVICE), cells, *to_device([ego_from_pixel, origins]), voxel)
     assert (voxel == -1).all()
 
 
@@ -171,9 +171,9 @@ def test_bad_input_of_the_places():
     view, cells, ego_from_pixel, origins = place_inputs(0, (4, 5))
     voxel = torch.empty(2, 13, 20, dtype=torch.int32)
     with pytest.raises(ValueError, match=r"voxel has shape \[2, 13, 20\]; \[2, 13, 21\] is wanted"):
-        gpu_kernels.place(view, (3, 7), ego_from_pixel, origins, voxel)
+        gpu_lift.place(view, (3, 7), ego_from_pixel, origins, voxel)
     with pytest.raises(ValueError, match="origins is torch.float64"):
-        gpu_kernels.place(view, cells, ego_from_pixel, origins.double(), voxel)
+        gpu_lift.place(view, cells, ego_from_pixel, origins.double(), voxel)
 
 
 @runs_kernels
@@ -183,8 +183,8 @@ def test_lift_kernel_equals_its_reference(cells, features, bins, dtype):
     for seed in range(2):
         inputs = lift_inputs(seed, cells, features, bins, dtype)
         got = to_device(inputs)
-        gpu_kernels.lift(*got)
-        gpu_kernels.lift_reference(*inputs)
+        gpu_lift.lift(*got)
+        gpu_lift.lift_reference(*inputs)
         # Some hundred summands below 5 each in another order: far below 1e-4, while a lost one is about 0.5.
         torch.testing.assert_close(got[3].cpu(), inputs[3], atol=1e-4, rtol=1e-5)
 
@@ -196,8 +196,8 @@ def test_lift_kernel_keeps_nan_in_its_voxel(features):
     inputs[2][1, 3, 5], inputs[1][2, 9, -1] = torch.nan, torch.inf
     inputs[0][1, 3, 5] = 11
     got = to_device(inputs)
-    gpu_kernels.lift(*got)
-    gpu_kernels.lift_reference(*inputs)
+    gpu_lift.lift(*got)
+    gpu_lift.lift_reference(*inputs)
     assert inputs[3][11].isnan().all() and inputs[3].isfinite().any(1).sum() > 40
     torch.testing.assert_close(got[3].cpu(), inputs[3], atol=1e-4, rtol=1e-5, equal_nan=True)
 
@@ -213,8 +213,8 @@ def test_label_kernel_equals_its_reference(count, features, hidden, classes, dty
     for seed in range(2):
         inputs, opacity, logits = label_inputs(seed, count, features, hidden, classes, dtype)
         got = to_device(inputs)
-        run(gpu_kernels.label_rows, *got)
-        run(gpu_kernels.label_rows_reference, *inputs)
+        run(gpu_labels.label_rows, *got)
+        run(gpu_labels.label_rows_reference, *inputs)
         assert_same_labels(got, inputs, opacity, logits, NEAR_TF32 if dtype == torch.bfloat16 else NEAR)
 
 
@@ -223,8 +223,8 @@ def test_label_kernel_equals_its_reference(count, features, hidden, classes, dty
 def test_label_kernel_in_every_precision(precision):
     inputs, opacity, logits = label_inputs(5, 300, 32, 64, 17)
     got = to_device(inputs)
-    run(gpu_kernels.label_rows, *got, precision)
-    run(gpu_kernels.label_rows_reference, *inputs)
+    run(gpu_labels.label_rows, *got, precision)
+    run(gpu_labels.label_rows_reference, *inputs)
     assert_same_labels(got, inputs, opacity, logits, NEAR_TF32 if precision == "tf32" else NEAR)
 
 
@@ -258,7 +258,7 @@ def test_label_kernel_takes_nan_as_free(hidden):
     rows[::2] = torch.nan
     tau.fill_(0.0)  # every opacity reaches it but NaN
     got = to_device(inputs)
-    run(gpu_kernels.label_rows, *got)
+    run(gpu_labels.label_rows, *got)
     label, confidence = got[7].cpu(), got[8].cpu()
     assert (label[::2] == FREE).all() and not confidence[::2].any()
     assert (label[1::2] < 17).all() and (confidence[1::2] > 0).all()
@@ -273,8 +273,8 @@ def test_label_kernel_keeps_infinite_features_out_of_the_padding(hidden):
         if weight is not None:
             weight.fill_(1.0)
     got = to_device(inputs)
-    run(gpu_kernels.label_rows, *got)
-    run(gpu_kernels.label_rows_reference, *inputs)
+    run(gpu_labels.label_rows, *got)
+    run(gpu_labels.label_rows_reference, *inputs)
     # Opacity 1; softmax of infinities has no value.
     assert (got[7] < 17).all() and got[8].isnan().all() and inputs[8].isnan().all()
 
@@ -287,7 +287,7 @@ def test_label_kernel_by_hand_with_two_equal_classes(hidden):
     inputs[4].copy_(torch.tensor([1.0, 0.0, 2.0, 2.0, -1.0]))
     inputs[5].fill_(0.5)
     got = to_device(inputs)
-    run(gpu_kernels.label_rows, *got)
+    run(gpu_labels.label_rows, *got)
     assert (got[7] == 1).all()  # the first
     sure = 1 / (1 + np.exp(-1)) / (2 + np.exp(-2) + np.exp(-3))
     torch.testing.assert_close(got[8].cpu(), torch.full((70,), sure, dtype=torch.float32))
@@ -296,14 +296,14 @@ def test_label_kernel_by_hand_with_two_equal_classes(hidden):
 @runs_kernels
 def test_no_cells_and_no_rows_of_a_kernel():
     voxel, rows, weights, volume = to_device(lift_inputs(0, 8, 4, 3))
-    gpu_kernels.lift(voxel[:, :, :0].contiguous(), rows[:, :0].contiguous(), weights[:, :, :0].contiguous(), volume)
+    gpu_lift.lift(voxel[:, :, :0].contiguous(), rows[:, :0].contiguous(), weights[:, :, :0].contiguous(), volume)
     assert not volume.any()
     inputs = to_device(label_inputs(0, 8, 4, 0, 3)[0])
     inputs[0], inputs[7], inputs[8] = inputs[0][:0], inputs[7][:0], inputs[8][:0]
-    run(gpu_kernels.label_rows, *inputs)
+    run(gpu_labels.label_rows, *inputs)
 
 
-@pytest.mark.skipif(gpu_kernels.triton is None, reason="Triton is not installed")
+@pytest.mark.skipif(triton_kernels.triton is None, reason="Triton is not installed")
 @pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="the kernels run in this process")
 def test_kernels_in_triton_s_interpreter():
     wanted = "(kernel or rays_that) and not interpreter and not wrong_device"
@@ -318,11 +318,12 @@ def test_kernels_in_triton_s_interpreter():
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter takes any device")
 def test_kernels_on_the_wrong_device_say_what_to_call():
     inputs, _, _ = label_inputs(0, 8, 4, 0, 3)
-    error, what = (ValueError, "on cpu; a CUDA") if gpu_kernels.triton is not None else (RuntimeError, "Triton cannot")
+    missing = triton_kernels.triton is None
+    error, what = (RuntimeError, "Triton cannot") if missing else (ValueError, "on cpu; a CUDA")
     with pytest.raises(error, match=f"{what}.*call lift_reference"):
-        gpu_kernels.lift(*lift_inputs(0, 8, 4, 3))
+        gpu_lift.lift(*lift_inputs(0, 8, 4, 3))
     with pytest.raises(error, match=f"{what}.*call label_rows_reference"):
-        run(gpu_kernels.label_rows, *inputs)
+        run(gpu_labels.label_rows, *inputs)
 
 
 BAD_LIFT = {
@@ -357,7 +358,7 @@ BAD_LABELS = {
 def test_bad_input_of_the_lift(place, spoil, message):
     inputs = lift_inputs(0, 8, 4, 3)
     inputs[place] = spoil(inputs[place])
-    for function in (gpu_kernels.lift, gpu_kernels.lift_reference):
+    for function in (gpu_lift.lift, gpu_lift.lift_reference):
         with pytest.raises(ValueError, match=message):
             function(*inputs)
 
@@ -366,11 +367,11 @@ def test_bad_input_of_the_lift(place, spoil, message):
 def test_bad_input_of_the_labels(place, spoil, message):
     inputs, _, _ = label_inputs(0, 8, 4, 6, 3)
     inputs[place] = spoil(inputs[place])
-    for function in (gpu_kernels.label_rows, gpu_kernels.label_rows_reference):
+    for function in (gpu_labels.label_rows, gpu_labels.label_rows_reference):
         with pytest.raises(ValueError, match=message):
             run(function, *inputs)
 
 
 def test_unknown_precision():
     with pytest.raises(ValueError, match="precision is 'fp16'; 'ieee', 'tf32', 'tf32x3' or None is wanted"):
-        run(gpu_kernels.label_rows, *label_inputs(0, 8, 4, 0, 3)[0], "fp16")
+        run(gpu_labels.label_rows, *label_inputs(0, 8, 4, 0, 3)[0], "fp16")

@@ -47,6 +47,7 @@ LAYERS = (
         "ray_supervision",
         "training_frames",
         "views",
+        "visibility",
         "splatting",
         "marching",
         "voxel_supervision",
