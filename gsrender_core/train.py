@@ -12,27 +12,24 @@ from pathlib import Path
 import torch
 
 from gsrender_core.checkpoint import load_checkpoint, read_header, save_checkpoint
-from gsrender_core.config import AugmentConfig, ModelConfig, TrainConfig, from_dict, load_train_config, to_dict
+from gsrender_core.config import ModelConfig, TrainConfig, from_dict, load_train_config, to_dict
 from gsrender_core.data.read_ahead import ReadAhead
 from gsrender_core.distributed import Group
-from gsrender_core.evaluate import sweep_tau
 from gsrender_core.gradient_step import GradientStep, StepReport
 from gsrender_core.held_out_depth import HeldOutDepth
-from gsrender_core.lidar_validation import returns_score, sweep_tau_on_returns
-from gsrender_core.metrics.miou import without_nan
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.objective import Objective
 from gsrender_core.run_folder import prepare, require_same_data
 from gsrender_core.runtime import keep_freed_memory, multiplies_bfloat16
 from gsrender_core.stop_signals import Stopped, StopSignals
-from gsrender_core.supply import DataSupply, ReplaySupply, spread
+from gsrender_core.supply import DataSupply, ReplaySupply
 from gsrender_core.training_frames import TrainingFrames
-from gsrender_core.watch import Watch, held_out_figures, objective_figures
+from gsrender_core.validation import Validation, Verdict
+from gsrender_core.watch import Watch
 from gsrender_core.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
-TAUS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 LOG_EVERY = 20
 AHEAD = 4  # steps whose frames workers read in advance
 MAX_BROKEN_STEPS = 20  # in a row; a run whose loss is gone does not come back by waiting
@@ -107,6 +104,7 @@ class Trainer:
         self.objective = Objective(config, self.model, self.frames)
         self.gradient = GradientStep(config, self.model, self.objective, self.group)
         self.ema, self.trained = self.gradient.ema, self.gradient.trained
+        self.validation = Validation(config, self.ema, self.frames, self.supply)
         self.held_out = HeldOutDepth(config, self.dataset, self.supply.indices) if config.hold_out_labels > 0 else None
         self.step, self.best, self.seconds, self.tau = 0, -1.0, 0.0, config.model.tau
         self.skipped: set[int] = set()  # frames that could not be used, in any process
@@ -138,11 +136,6 @@ class Trainer:
         for model in (self.model, self.ema):
             model.load_state_dict(loaded.model.state_dict())
         self.started_from = {"checkpoint": Path(checkpoint).name, "steps": loaded.info.get("steps")}
-
-    @property
-    def watched(self) -> list[int]:
-        """The validation frames whose losses are looked at."""
-        return spread(self.supply.validation, self.config.watch_frames)
 
     def request_stop(self, number: int = signal.SIGTERM) -> None:
         """End the run after the step at hand, as if that signal had arrived. For any thread."""
@@ -197,7 +190,7 @@ class Trainer:
             return self._stop_number(signals) is not None
 
         if self.step == 0:
-            self._on_first(self._watch)
+            self._on_first(self._look)
             self._on_first(self._measure_held_out)
         started = time.monotonic() - self.seconds
         while not schedule.over(self.step):
@@ -319,21 +312,16 @@ class Trainer:
         shown = " ".join(f"{k.lstrip('_')} {v:.3g}" for k, v in terms.items() if k != "_lr")
         logger.info("step %d/%s %.2f s/step, %s: %s", self.step, self._steps, per_step, left, shown)
 
-    def _watch(self) -> None:
+    def _look(self) -> None:
         """Report what the watched held-out frames say."""
-        if watched := self.watched:
-            plain = dataclasses.replace(self.config, augment=AugmentConfig(), bev_flip=False)
-            frames = TrainingFrames(
-                self.dataset, self.ema, self.device, self.config.rare_boost, self.config.cache_gb, self.frames
-            )
-            terms = objective_figures(Objective(plain, self.ema, frames), watched, self.config.seed)
-            self._append({"step": self.step, "watch": terms | held_out_figures(self.ema, self.dataset, watched, TAUS)})
+        if (figures := self.validation.look()) is not None:
+            self._append({"step": self.step, "watch": figures})
 
     def _judge(self) -> None:
         """Look at held-out frames, keep the best weights, draw the curves."""
         if self.supply.validation:
-            self._watch()
-            self._validate()
+            self._look()
+            self._keep_best(self.validation.verdict(self.step))
         self._measure_held_out()
         self.watch.draw()
 
@@ -342,50 +330,16 @@ class Trainer:
         if self.held_out is not None:
             self._append({"step": self.step, "held_out": self.held_out.report(self.ema, self.step, self.out)})
 
-    def _validate(self) -> None:
-        curve = sweep_tau(self.ema, self.dataset, self.supply.validation, TAUS)
-        if not curve:
-            self._validate_on_returns()
-            return
-        curve = without_nan(curve)
-        self.tau, metrics = max(curve.items(), key=lambda item: item[1]["rayiou"] or 0.0)
-        self._append({"step": self.step, "validation": {str(t): m for t, m in curve.items()}, "tau": self.tau})
-        logger.info(
-            "step %d validation: RayIoU %.4f mIoU %.4f at tau %.2f",
-            self.step,
-            metrics["rayiou"] or 0.0,
-            metrics["miou"] or 0.0,
-            self.tau,
-        )
-        if (metrics["rayiou"] or 0.0) > self.best:
-            self.best = metrics["rayiou"] or 0.0
-            self._checkpoint("best.safetensors", {"tau": self.tau, **metrics})
-
-    def _validate_on_returns(self) -> None:
-        """As ``_validate``, by what the LiDARs measured: recordings have no ground truth."""
-        has_returns = hasattr(self.dataset, "lidar_returns")
-        curve = sweep_tau_on_returns(self.ema, self.dataset, self.supply.validation, TAUS) if has_returns else {}
-        if not curve:
+    def _keep_best(self, verdict: Verdict | None) -> None:
+        if verdict is None:
             logger.info("step %d: no ground truth in the validation scenes; keeping the last weights", self.step)
             self._checkpoint("best.safetensors", None)
             return
-        self.tau, figures = max(curve.items(), key=lambda item: returns_score(item[1]))
-        score, figures = returns_score(figures), without_nan(figures)
-        self._append({"step": self.step, "returns": figures, "tau": self.tau})
-        logger.info(
-            "step %d, %d LiDAR rays of held-out frames: %.1f %% end within 1 m of their return, %.1f %% meet nothing, "
-            "RayIoU of occupied %.4f, of classes %s, at tau %.2f",
-            self.step,
-            figures["rays"],
-            100 * figures["within@1"],
-            100 * figures["missed"],
-            figures["occupied_rayiou"] or 0.0,
-            "unknown" if figures["lidar_rayiou"] is None else f"{figures['lidar_rayiou']:.4f}",
-            self.tau,
-        )
-        if score > self.best:
-            self.best = score
-            self._checkpoint("best.safetensors", {"tau": self.tau, **figures})
+        self.tau = verdict.tau
+        self._append({"step": self.step, **verdict.row})
+        if verdict.score > self.best:
+            self.best = verdict.score
+            self._checkpoint("best.safetensors", {"tau": self.tau, **verdict.figures})
 
     def _checkpoint(self, name: str, validation: dict | None) -> None:
         self.ema.config = dataclasses.replace(self.config.model, tau=self.tau)

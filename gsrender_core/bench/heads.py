@@ -133,6 +133,8 @@ def time_variants(case: HeadsCase, variants: dict[str, Variant], repetitions: in
     if device.type == "cpu":
         keep_freed_memory()  # as training does
     view = make_view(case, device)
+    for variant in variants.values():
+        _load_kernels(variant, device)
     steps = {name: _Step(case, view, variant) for name, variant in variants.items()}
     seconds = {name: [] for name in variants}
     for repetition in range(repetitions + 1):
@@ -153,10 +155,8 @@ def time_variants(case: HeadsCase, variants: dict[str, Variant], repetitions: in
 
 def measure_memory(case_number: int, variant: dict) -> dict:
     """Peak memory in MB that one step needs beyond what stood there before; to be called in a fresh process."""
-    small = HeadsCase("", VoxelGrid((-1.6, -1.6, -1.0), 0.4, (8, 8, 4)), 4, 4, 8)
     device, case, wanted = _device(), CASES[case_number], Variant(**variant | {"head": HeadConfig(**variant["head"])})
-    tiny = dataclasses.replace(wanted, head=dataclasses.replace(wanted.head, hidden=4))
-    _Step(small, make_view(small, device), tiny)()  # loads the kernels
+    _load_kernels(wanted, device)
     step = _Step(case, make_view(case, device), wanted)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -170,6 +170,13 @@ def measure_memory(case_number: int, variant: dict) -> dict:
         return {"memory_mb": _status_mb("VmHWM") - before}
     except OSError:  # not Linux
         return {"memory_mb": None}
+
+
+def _load_kernels(variant: Variant, device: torch.device) -> None:
+    """Run a tiny step: kernels that were changed or never used here are compiled first, which takes longer than any."""
+    small = HeadsCase("", VoxelGrid((-1.6, -1.6, -1.0), 0.4, (8, 8, 4)), 4, 4, 8)
+    tiny = dataclasses.replace(variant, head=dataclasses.replace(variant.head, hidden=4))
+    _Step(small, make_view(small, device), tiny)()
 
 
 def _status_mb(key: str) -> float:

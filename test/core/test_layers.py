@@ -64,6 +64,7 @@ LAYERS = (
         "run_folder",
         "supply",
         "lidar_validation",
+        "validation",
         "statistics",
         "watch",
         "rendered_truth",

@@ -16,8 +16,9 @@ from gsrender_core.data.occ3d_labels import Occ3DLabels
 from gsrender_core.model.gsrender import GSRender
 from gsrender_core.objective import Objective
 from gsrender_core.pictures.curves import PANELS, read_log
-from gsrender_core.train import TAUS, Trainer
+from gsrender_core.train import Trainer
 from gsrender_core.training_frames import TrainingFrames
+from gsrender_core.validation import TAUS
 from gsrender_core.watch import ConstantImages, Watch, held_out_figures, objective_figures, scalars
 
 
