@@ -22,12 +22,14 @@ from pathlib import Path
 from gsrender_core.bench.heads import PAPER_RAYS
 from gsrender_core.bench.render import CASES
 from gsrender_core.bench.scaling import RENDER_BY_GAUSSIANS, RENDER_BY_PIXELS
+from gsrender_core.bench.training import STEP
 
 TIME_LIMIT_S = 900
 # Name of a part: module and function, called with ``quick=``. Those of the ROS package are named, not imported:
 # the core has to run without it.
 PARTS = {
     "render": ("gsrender_core.bench.render", "bench_render"),
+    "training": ("gsrender_core.bench.training", "bench_training"),
     "heads": ("gsrender_core.bench.heads", "bench_heads"),
     "ray_iou": ("gsrender_core.bench.ray_iou", "bench_ray_iou"),
     "runtimes": ("gsrender_core.bench.runtimes", "bench_runtimes"),
@@ -65,6 +67,7 @@ class Target:
 
 TARGETS = (
     Target("render", CASES[0].name, "ratio", 4.0, True, f"numba renderer, times as fast as torch: {CASES[0].name}"),
+    Target("training", STEP, "ratio", 2.0, True, "training step, times as fast as with every kernel's reference"),
     Target(
         "heads", f"{PAPER_RAYS}, in torch", "to_gaussian", 10.0, True, "NeRF head, 416 samples a ray: Gaussian heads"
     ),
@@ -171,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these")
     parser.add_argument("--checkpoint", type=Path, help="of the part runtimes; default the package's own")
-    parser.add_argument("--device", help="of runtimes and networks: auto (default), cpu, cuda, cuda:N")
+    parser.add_argument("--device", help="of runtimes, networks and training: auto (default), cpu, cuda, cuda:N")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.child:
@@ -181,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in given.parts:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         options = {}
-        if name in ("runtimes", "networks") and given.device:
+        if name in ("runtimes", "networks", "training") and given.device:
             options["device"] = given.device
         if name == "runtimes" and given.checkpoint:
             options["checkpoint"] = str(given.checkpoint)

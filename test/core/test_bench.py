@@ -1,13 +1,15 @@
 """The report of ``make bench``; the benchmarks' own results are tested with what they measure."""
 
+import contextlib
 import dataclasses
 import importlib
 from pathlib import Path
 
 import pytest
 import torch
-from small import SmallData, small_model
+from small import SmallData, small_model, small_training
 
+from gsrender_core import ray_compensation, splatting
 from gsrender_core.bench import heads
 from gsrender_core.bench.__main__ import PARTS, TARGETS, Target, machine, run_part, table
 from gsrender_core.bench.costs import CountedCosts
@@ -15,8 +17,12 @@ from gsrender_core.bench.networks import NETWORKS, bench_networks
 from gsrender_core.bench.render import CASES
 from gsrender_core.bench.runtimes import stage_costs
 from gsrender_core.bench.scaling import RENDER_BY_GAUSSIANS, RENDER_BY_PIXELS
+from gsrender_core.bench.training import NEAR, STEP, references
 from gsrender_core.config import HeadConfig, load_train_config
+from gsrender_core.model import view_transformer
 from gsrender_core.model.gsrender import GSRender
+from gsrender_core.objective import Objective
+from gsrender_core.training_frames import TrainingFrames
 from gsrender_core.voxel_grid import VoxelGrid
 
 
@@ -36,6 +42,7 @@ def test_targets_name_what_the_parts_measure():
     measured = {
         "render": {"rows": [{"case": case.name, "ratio": 5.0} for case in CASES]},
         "heads": {"rows": [{"case": heads.PAPER_RAYS + end, "to_gaussian": 20.0} for end in ("", ", in torch")]},
+        "training": {"rows": [{"case": STEP, "ratio": 3.0}]},
         "ray_iou": {"rows": [{"case": "RayIoU", "numba_ms": 50.0}]},
         "runtimes": {"ratio": 3.0, "peak_memory_mb": 900.0, "prediction_ms": 150.0},
         "scaling": {
@@ -82,6 +89,25 @@ def test_heads_are_compared_on_the_same_scene_and_pixels():
     assert gradients["g"].any() and gradients["n"].any()
     torch.testing.assert_close(*opacity[:2], rtol=1e-2, atol=1e-2)
     assert (opacity[0].min(), opacity[0].max()) == pytest.approx((-6.0, 2.5), abs=0.01)
+
+
+def test_a_step_by_references_is_the_same_step():
+    config = small_training(pixels=200, render_cameras=2)
+    torch.manual_seed(0)
+    model = GSRender(config.model, load_pretrained=False)
+    torch.nn.init.normal_(model.head.output.weight)
+    objective = Objective(config, model, TrainingFrames(SmallData(), model, torch.device("cpu"), 0.0, 0.1))
+    losses, kernels = [], (splatting.visible_voxels, ray_compensation.sample_rows, view_transformer.splat_points)
+    for ways in (contextlib.nullcontext, references):
+        model.zero_grad()
+        torch.manual_seed(1)
+        with ways():
+            used = splatting.visible_voxels, ray_compensation.sample_rows, view_transformer.splat_points
+            terms = objective(1)
+        losses.append({name: float(value.detach()) for name, value in terms.items()})
+    assert not set(used) & set(kernels), "the references were not used"
+    assert losses[0] == pytest.approx(losses[1], rel=NEAR, abs=1e-4) and "adj_semantic" in losses[0]
+    assert (splatting.visible_voxels, ray_compensation.sample_rows, view_transformer.splat_points) == kernels
 
 
 def test_a_part_runs_in_its_own_process_and_says_why_it_cannot():
