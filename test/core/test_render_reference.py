@@ -122,15 +122,26 @@ def features_of(rendered) -> torch.Tensor:
     return torch.cat((rendered.logits, rendered.depth[:, None], rendered.alpha[:, None]), 1)
 
 
+def comparable_scene(channels: int, rotated: bool):
+    """A fresh seed, its scene, leaves of it in float64, and the dense reference with the pixels that it is sure of.
+
+    In one scene of some hundreds a large Gaussian lies so near a threshold that no pixel it touches is sure, or little
+    is seen at all: then the next one is drawn.
+    """
+    for _ in range(5):
+        seed = secrets.randbits(32)
+        scene = random_scene(seed, 300, channels, rotated)
+        exact = leaves_of(scene[0], torch.float64)
+        expected, clear = dense_reference(exact, *scene[1:], RenderSettings())
+        alpha = expected[:, -1]
+        if clear.float().mean() > 0.9 and alpha.mean() > 0.2 and alpha.max() > 0.99:
+            return seed, scene, exact, (expected, clear)
+    raise AssertionError(f"seed {seed}: too few pixels left to compare in five scenes, or they are almost empty")
+
+
 @pytest.mark.parametrize("channels, rotated", [(17, False), (17, True), (1, True), (5, False)])
 def test_torch_and_numba_agree_with_the_dense_reference(channels, rotated):
-    seed = secrets.randbits(32)
-    gaussians, cameras, pixels = random_scene(seed, 300, channels, rotated)
-    exact = leaves_of(gaussians, torch.float64)
-    expected, clear = dense_reference(exact, cameras, pixels, RenderSettings())
-    assert clear.float().mean() > 0.9, f"seed {seed}: too few pixels left to compare"
-    alpha = expected[:, -1]
-    assert alpha.mean() > 0.2 and alpha.max() > 0.99, f"seed {seed}: the scene is almost empty"
+    seed, (gaussians, cameras, pixels), exact, (expected, clear) = comparable_scene(channels, rotated)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(seed)).double() * clear[:, None]
     weights[:, -2] *= 0.1  # depth in metres would outweigh everything
     expected_gradients = gradients_of(exact, expected, weights)
