@@ -42,14 +42,10 @@ class Validation:
     def __init__(self, config: TrainConfig, model: GSRender, frames: TrainingFrames, supply):
         self.config, self.model, self.frames, self.supply = config, model, frames, supply
 
-    @property
-    def watched(self) -> list[int]:
-        """The frames whose losses are looked at."""
-        return spread(self.supply.validation, self.config.watch_frames)
-
     def look(self) -> dict | None:
-        """Losses and figures of the watched frames; None where none is."""
-        watched, c, data = self.watched, self.config, self.supply.dataset
+        """Losses and figures of ``watch_frames`` of the held-out frames; None where none is watched."""
+        c, data = self.config, self.supply.dataset
+        watched = spread(self.supply.validation, c.watch_frames)
         if not watched:
             return None
         plain = dataclasses.replace(c, augment=AugmentConfig(), bev_flip=False)

@@ -20,8 +20,9 @@ from gsrender_core.config import TrainConfig
 from gsrender_core.data.nuscenes import NuScenes
 from gsrender_core.model import view_transformer
 from gsrender_core.model.gsrender import GSRender
-from gsrender_core.model.view_transformer import LiftSplat, splat_points_torch
+from gsrender_core.model.view_transformer import splat_points_torch
 from gsrender_core.objective import Objective
+from gsrender_core.predictor import resolve_device
 from gsrender_core.render import Cameras, Pixels, render_pixels
 from gsrender_core.runtime import keep_freed_memory
 from gsrender_core.splatting import splat_view
@@ -37,14 +38,14 @@ STEP, STEP_RAYS = "step: rendered, with an adjacent frame", "step: rays alone"
 NEAR = 1e-3  # relative difference of the losses, float32 sums in another order and voxels on a border
 
 
-def bench_training(quick: bool = False, device: str | None = None) -> dict:
+def bench_training(quick: bool = False, device: str = "auto") -> dict:
     """Median milliseconds of what a step does, one frame a batch, forward and backward unless said otherwise.
 
     What is compared alternates; the first run of each is not counted.
 
     Args:
         quick: fewer repetitions.
-        device: cpu or cuda; default CUDA where there is one. Kernels are compared with references on a CPU only.
+        device: as ``resolve_device``. Kernels are compared with references on a CPU only.
 
     Returns:
         ``seed``, ``threads``, ``device`` and ``rows``: ``case``, ``ms``, and on a CPU ``reference_ms`` of the readable
@@ -52,8 +53,9 @@ def bench_training(quick: bool = False, device: str | None = None) -> dict:
 
     Raises:
         RuntimeError: a step by kernels and one by references have other losses.
+        ValueError: no such device.
     """
-    device = torch.device(device if device not in (None, "auto") else "cuda" if torch.cuda.is_available() else "cpu")
+    device = resolve_device(device)
     if device.type == "cpu":
         keep_freed_memory()
     with tempfile.TemporaryDirectory(prefix="gsrender_bench_") as folder:
@@ -119,7 +121,7 @@ class _Step:
         ways = {
             "a frame read: six jpegs, sweep, labels; once an epoch": (lambda: self.data.frame(FRAME),),
             "features of its images, frozen backbone; once": (self.features,),
-            "lift": (lambda: self.lift(LiftSplat.forward), lambda: self.lift(_lift_torch)),
+            "lift": (self.lift, lambda: _by_references(self.lift)),
             "encoder": (self.encode,),
             "Ray Compensation's look-up": (
                 lambda: self.look_up(sample_rows),
@@ -129,9 +131,12 @@ class _Step:
                 lambda: self._visible(visible_voxels),
                 lambda: self._visible(visible_voxels_reference),
             ),
-            "a view: head, labelled pixels splatted; reference: its whole images": (self.listed, self.dense),
-            STEP: (lambda: self.step(True), lambda: self.slow_step(True)),
-            STEP_RAYS: (lambda: self.step(False), lambda: self.slow_step(False)),
+            "a view: head, labelled pixels splatted; reference: its whole images": (
+                lambda: self.splat(self.view),
+                lambda: self.splat(self.whole_images),
+            ),
+            STEP: (lambda: self.step(True), lambda: _by_references(self.step, True)),
+            STEP_RAYS: (lambda: self.step(False), lambda: _by_references(self.step, False)),
         }
         if on_cpu:
             self._require_same_losses()
@@ -146,14 +151,9 @@ class _Step:
         total.backward()
         return float(total)
 
-    def slow_step(self, render: bool) -> float:
-        """``step`` with all references."""
-        with references():
-            return self.step(render)
-
     def _require_same_losses(self) -> None:
         for render in (True, False):
-            fast, slow = self.step(render), self.slow_step(render)
+            fast, slow = self.step(render), _by_references(self.step, render)
             if not abs(fast - slow) <= NEAR * abs(slow):
                 raise RuntimeError(f"kernels give a loss of {fast:.6g}, their references {slow:.6g}: not the same step")
 
@@ -163,11 +163,11 @@ class _Step:
         images = torch.from_numpy(self.data.frame(FRAME).images)
         self.model.image_features(images[None].to(self.frames.device))
 
-    def lift(self, forward) -> None:
+    def lift(self) -> None:
         """Features and depth probabilities into the volume."""
         context = self.seen.context.float().requires_grad_()
         depth = torch.softmax(self.seen.depth_logits, dim=2).requires_grad_()
-        forward(self.model.view, context, depth, self.seen.Ks, self.seen.T_ego_cam).sum().backward()
+        self.model.view(context, depth, self.seen.Ks, self.seen.T_ego_cam).sum().backward()
 
     def encode(self) -> None:
         """The volume's network."""
@@ -189,23 +189,22 @@ class _Step:
         head = self.config.model.head
         return find(self.model.centers, self.view, head.max_offset_m + 3 * head.max_scale_m)
 
-    def listed(self) -> None:
+    def splat(self, view: View) -> None:
         """What a step renders of a view."""
         P = self.P.detach().requires_grad_()
-        rendered = splat_view(self.model, self.config, P, self.view, None).rendered
+        rendered = splat_view(self.model, self.config, P, view, None).rendered
         (rendered.logits.square().mean() + rendered.depth.mean() + rendered.alpha.mean()).backward()
 
-    def dense(self) -> None:
-        """The same view, every pixel of the cameras that take part."""
+    @property
+    def whole_images(self) -> View:
+        """The view with every pixel of the cameras that take part."""
         chosen, cameras = torch.nonzero(self.view.chosen).squeeze(1), self.view.cameras
         part = Cameras(cameras.viewmats[chosen], cameras.Ks[chosen], cameras.width, cameras.height)
         every = Pixels.centers(part)
         labels = dataclasses.replace(self.labels, camera=chosen[every.camera], uv=every.uv)
-        view = View(labels, torch.arange(len(every), device=chosen.device), cameras, self.view.chosen)
-        with mock.patch.object(self, "view", view):
-            self.listed()
+        return View(labels, torch.arange(len(every), device=chosen.device), cameras, self.view.chosen)
 
 
-def _lift_torch(view: LiftSplat, *given) -> torch.Tensor:
-    with mock.patch.object(view_transformer, "splat_points", splat_points_torch):
-        return view(*given)
+def _by_references(call, *arguments):
+    with references():
+        return call(*arguments)

@@ -103,11 +103,10 @@ def test_levels_from_start_to_silence(bench, wall_time):
     )
 
 
-def test_a_source_at_its_end_is_said_to_be_although_its_last_image_had_no_partner(bench, wall_time):
+def test_a_source_that_ends_after_the_last_output_is_said_to_have_ended(bench, wall_time):
     bench.publish()
     wall_time.now += 0.2
-    bench.sync.images_received["cam_front"] += 1
-    bench.sync.images_received["cam_back"] += 1
+    bench.images()
     bench.statistics.received()
     bench.statistics.dropped("reset", "time jumped back")
     assert bench.report.status().level == OK
